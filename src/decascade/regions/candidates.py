@@ -1,0 +1,187 @@
+"""What could replace a segment, and what that would cost: every form sketched, the cheapest kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from decascade.algebra.border import Border, Kind, find_border
+from decascade.algebra.conv import Conv, ConvTranspose
+from decascade.algebra.program import Flat
+from decascade.cost import Cost, Target
+from decascade.cost.count import parameters
+from decascade.errors import AlgebraError
+from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.ops import Flatten, Upsample
+from decascade.regions.forms import Builder, write_form
+from decascade.regions.kernels import Composed, Sketched
+from decascade.regions.lower import Refusal, is_convolution, lower
+from decascade.regions.transposed import fold, layers_of
+
+FORMS: dict[Kind, tuple[str, ...]] = {
+    "free": ("conv",),
+    "bias": ("shift", "ones", "map", "tiles"),
+    "ring": ("tiles", "strips"),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What merging aims at.
+
+    target: the cost model.  policy "profitable" never raises its cost, "always" goes to the fewest layers.
+    border "refuse" leaves every cascade alone whose border needs a correction.  max_growth: cap on stored kernels,
+    corrections included, against the cascade's own parameters.
+    """
+
+    target: Target
+    policy: Literal["profitable", "always"] = "profitable"
+    border: Literal["exact", "refuse"] = "exact"
+    max_growth: float = 16.0
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Nodes between two tensors, considered for replacement."""
+
+    entry: str
+    exit: str
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One way of replacing a segment: the form, and what the sketched nodes cost."""
+
+    segment: Segment
+    form: str
+    kind: Kind
+    cost: Cost
+    kernel: tuple[int, ...]
+    border: Border | None
+
+
+def candidate(graph: Graph, sized: Graph, segment: Segment, options: Options) -> Candidate | Refusal:
+    """The cheapest form of a segment under the target, within the growth cap, or why there is none.
+
+    `sized` is the graph with numbers for all sizes, for costs alone.
+    """
+    if isinstance(segment.nodes[-1].op, Flatten):
+        return Refusal("the run ends in a flatten: what comes before it is merged, the flatten stays")
+    if any(isinstance(n.op, (ConvTranspose, Upsample)) for n in segment.nodes):
+        return _transposed(graph, sized, segment, options)
+    program = lower(graph, segment.nodes, segment.entry, segment.exit)
+    if isinstance(program, Refusal):
+        return program
+    try:
+        border = find_border(program)
+    except AlgebraError as error:
+        return Refusal(str(error), segment.exit)
+    if border.kind != "free" and options.border == "refuse":
+        return Refusal(f"zero padding between the layers needs a {border.kind} correction, and --border refuse forbids it")
+    if border.kind == "ring" and border.unknown:
+        return Refusal("zero padding between the layers needs a correction along the border, "
+                       "and the size of the map is not known before the model runs (fix it with --input-shape)")
+    return _cheapest(graph, sized, segment, border, options)
+
+
+def _cheapest(graph: Graph, sized: Graph, segment: Segment, border: Border, options: Options) -> Candidate | Refusal:
+    own = sum(parameters(n) for n in segment.nodes)
+    kernel = tuple(a.taps for a in border.program.reach[segment.entry])
+    found, capped = list[tuple[Cost, str]](), list[float]()
+    for form in FORMS[border.kind]:
+        growth, cost = _cost_of_form(form, graph, sized, segment, border, options)
+        if growth > options.max_growth * own:
+            capped.append(growth / max(own, 1))
+        else:
+            found.append((cost, form))
+    if not found:
+        return Refusal(
+            f"one {_times(kernel)} convolution with its border would store {min(capped):.1f}x the parameters of the "
+            f"cascade, above the cap of {options.max_growth:g}x (--max-growth)",
+            numbers={"growth": min(capped), "cap": options.max_growth},
+        )
+    for cost, form in sorted(found):
+        if border.kind != "bias" or form in ("map", "tiles") or _exists(form, border):
+            return Candidate(segment, form, border.kind, cost, kernel, border)
+    return Refusal("the bias of an inner layer stops at the border in a way that no single layer can copy at unknown size")
+
+
+def _exists(form: str, border: Border) -> bool:
+    kernels = Composed(border)
+    return (kernels.shift() if form == "shift" else kernels.ones()) is not None
+
+
+def _cost_of_form(
+    form: str, graph: Graph, sized: Graph, segment: Segment, border: Border, options: Options
+) -> tuple[float, Cost]:
+    builder = Builder(graph, segment.entry, segment.exit, "sketch")
+    if not write_form(form, Sketched(border), builder):
+        return float("inf"), Cost(float("inf"))
+    tensors = {**sized.tensors, **_sized_like(builder.tensors, sized, segment)}
+    cost = options.target.segment_cost(builder.nodes, tensors)
+    if form == "tiles":
+        # Classes at the border leave out the taps on padding, which every other layer is charged for: to pay, a form
+        # of many small convolutions has to be cheaper even when it is charged for them too.
+        _, full = _cost_of_form("conv", graph, sized, segment, border, options)
+        cost = Cost(max(cost.value, full.value), cost.parameters)
+    return sum(parameters(n) for n in builder.nodes), cost
+
+
+def _sized_like(tensors: dict[str, Tensor], sized: Graph, segment: Segment) -> dict[str, Tensor]:
+    """New tensors with unknown sizes take those of the exit or the entry, whichever they follow by rank."""
+    out = dict[str, Tensor]()
+    for name, tensor in tensors.items():
+        like = sized.shape(segment.entry if name.split("/")[-2] in ("ones_channel", "padding_value") else segment.exit) or ()
+        shape = tensor.shape or ()
+        known = tuple(n if isinstance(n, int) or len(like) != len(shape) else m for n, m in zip(shape, like, strict=False))
+        out[name] = Tensor(name, known if len(known) == len(shape) else shape, tensor.dtype)
+    return out
+
+
+def _transposed(graph: Graph, sized: Graph, segment: Segment, options: Options) -> Candidate | Refusal:
+    layers = layers_of(graph, segment.nodes)
+    folded = layers if isinstance(layers, Refusal) else fold(layers)
+    if isinstance(folded, Refusal):
+        return folded
+    own = sum(parameters(n) for n in segment.nodes)
+    if folded.parameters > options.max_growth * own:
+        return Refusal(f"one transposed convolution would store {folded.parameters / max(own, 1):.1f}x the parameters of the "
+                       f"cascade, above the cap of {options.max_growth:g}x (--max-growth)")
+    node = Node("sketch", folded, (segment.entry,), (segment.exit,))
+    return Candidate(segment, "transposed", "free", options.target.segment_cost([node], sized.tensors), folded.kernel, None)
+
+
+def realise(graph: Graph, chosen: Candidate, label: str) -> Builder:
+    """The candidate's nodes with their real kernels."""
+    segment = chosen.segment
+    builder = Builder(graph, segment.entry, segment.exit, label)
+    if chosen.border is None:
+        layers = layers_of(graph, segment.nodes)
+        folded = layers if isinstance(layers, Refusal) else fold(layers)
+        assert isinstance(folded, (Conv, ConvTranspose))
+        builder.add(folded, [segment.entry], (), last=True)
+        return builder
+    written = write_form(chosen.form, Composed(chosen.border), builder)
+    assert written
+    return builder
+
+
+def is_cascade(nodes: Sequence[Node]) -> bool:
+    """Two layers or more that a user would call convolutions."""
+    return sum(map(is_convolution, nodes)) > 1
+
+
+def ends_in_vector(border: Border) -> bool:
+    return any(isinstance(step.op, Flat) for step in border.program.steps)
+
+
+def _times(kernel: Sequence[int]) -> str:
+    return "x".join(map(str, kernel)) or "dense"
+
+
+def sizes_of(candidates: Sequence[Candidate]) -> Iterator[str]:
+    """Kernel sizes in words, for the report."""
+    for c in candidates:
+        yield _times(c.kernel)

@@ -1,0 +1,105 @@
+"""Decisions in words that a user understands.  Pure functions of what the partition found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from decascade.algebra.border import Kind
+from decascade.algebra.conv import Conv, ConvTranspose
+from decascade.cost import Cost, Target
+from decascade.ir.graph import Graph, Node
+from decascade.ir.ops import Affine, Dense
+from decascade.regions.candidates import Candidate
+from decascade.regions.chains import Chain
+from decascade.regions.lower import is_convolution, is_linear
+from decascade.regions.partition import Block, Partition
+
+WORDS = {
+    "conv": "",
+    "shift": ", the inner bias carried by a constant added to its input",
+    "ones": ", the inner bias carried by a channel of ones",
+    "map": ", the inner bias carried by a constant map",
+    "tiles": ", one kernel per border class",
+    "strips": ", corrected along the edges by thin convolutions",
+    "transposed": "",
+}
+
+
+def merged_reason(nodes: Sequence[Node], chosen: Candidate, new: Sequence[Node]) -> str:
+    """What a merge did: "3 layers -> one 5x5 convolution, one kernel per border class (9 convolutions)"."""
+    kernels = [n for n in new if isinstance(n.op, (Conv, ConvTranspose, Dense))]
+    more = f" ({len(kernels)} convolutions)" if len(kernels) > 1 else ""
+    return f"{len(nodes)} layers -> one {_kind(chosen, new)}{WORDS[chosen.form]}{more}"
+
+
+def _kind(chosen: Candidate, new: Sequence[Node]) -> str:
+    if chosen.form == "transposed":
+        return f"{times(chosen.kernel)} transposed convolution"
+    if any(isinstance(n.op, Dense) for n in new):
+        return "dense layer"
+    if all(isinstance(n.op, Affine) for n in new):
+        return "scale and shift per channel"
+    return f"{times(chosen.kernel)} convolution"
+
+
+def times(kernel: Sequence[int]) -> str:
+    return "x".join(map(str, kernel)) if kernel else "dense"
+
+
+def amount(value: float, target: Target) -> str:
+    return f"{value:,.0f} {target.unit}"
+
+
+def left_reason(partition: Partition, blocks: Sequence[Block], before: Cost) -> tuple[str, Kind | str, Cost | None]:
+    """Why several blocks stay several: (words, border kind, what one layer would cost)."""
+    entry, exit_ = blocks[0].entry, blocks[-1].exit
+    partition.merged(blocks)
+    found, refusal = partition.known.get((entry, exit_)), partition.refusals.get((entry, exit_))
+    if found is None:
+        return (refusal.reason if refusal else "no single layer does the same"), "", None
+    return dearer(found, before, partition.options.target), found.kind, found.cost
+
+
+def dearer(found: Candidate, before: Cost, target: Target) -> str:
+    """"one 3x3 convolution would cost 8.7x: 100 MACs -> 870 MACs"."""
+    what = f"one {times(found.kernel)} {'transposed ' if found.form == 'transposed' else ''}convolution"
+    what = "one dense layer" if not found.kernel else what
+    if found.cost.value == before.value:
+        return f"{what} would cost the same {target.unit} and store {found.cost.parameters:,} parameters instead of {before.parameters:,}"
+    ratio = f"{found.cost.value / before.value:.2f}x" if before.value else "more"
+    return f"{what} would cost {ratio}: {amount(before.value, target)} -> {amount(found.cost.value, target)}"
+
+
+def apart(graph: Graph, chains: Sequence[Chain]) -> Iterator[tuple[tuple[Node, ...], str]]:
+    """Pairs of convolutions in sequence that no chain holds together, and what keeps them apart."""
+    home = {n.name: c for c in chains for n in c.nodes}
+    for node in graph.nodes:
+        if not is_convolution(node) or len(node.inputs) != 1:
+            continue
+        tensor = node.inputs[0]
+        before = graph.producer.get(tensor)
+        if before is None or not is_convolution(before) or home.get(before.name) is home.get(node.name) is not None:
+            continue
+        reason = _why_apart(graph, before, node)
+        if reason:
+            yield (before, node), reason
+
+
+def _why_apart(graph: Graph, before: Node, node: Node) -> str:
+    for pinned in (before, node):
+        if pinned.pinned:
+            return pinned.pinned
+    if not (is_linear(before) and is_linear(node)):
+        return ""
+    if before.output in graph.outputs:
+        return f"the output of {_called(before)} is an output of the model and has to stay"
+    readers = [r for r in graph.consumers[before.output] if r is not node]
+    if readers:
+        counts = Counter(_called(r) for r in readers)
+        return f"the output of {_called(before)} is also read by {', '.join(sorted(counts))} and has to stay"
+    return ""
+
+
+def _called(node: Node) -> str:
+    return node.origin[-1] if node.origin else node.name

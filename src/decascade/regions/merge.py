@@ -1,0 +1,196 @@
+"""The exact tier from end to end: graph in, the cheapest equal graph out, and what was done or left, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from decascade.cost import Cost
+from decascade.errors import GraphError
+from decascade.ir.check import check
+from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.shapes import infer_graph
+from decascade.regions.candidates import Candidate, Options, is_cascade, realise
+from decascade.regions.chains import Chain, find_chains
+from decascade.regions.explain import apart, left_reason, merged_reason
+from decascade.regions.lower import is_convolution
+from decascade.regions.partition import Block, Partition
+from decascade.regions.rewrites import rewrite_locally
+
+NOMINAL = 64
+"""The height and width that unknown sizes are costed at."""
+
+Progress = Callable[[str, float], None]
+
+__all__ = ["Cascade", "Options", "merge_graph"]
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """One cascade: the layers as the user knows them, and what became of it.
+
+    `after` is the cost of what replaces it, or would have; `removed` and `added` are node names of the old and the new
+    graph between the tensors `entry` and `exit`.
+    """
+
+    layers: tuple[str, ...]
+    decision: Literal["merged", "left"]
+    tier: str
+    reason: str
+    border: Literal["free", "bias", "ring", ""]
+    before: Cost
+    after: Cost | None
+    entry: str
+    exit: str
+    removed: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+
+
+def merge_graph(graph: Graph, options: Options, progress: Progress | None = None) -> tuple[Graph, tuple[Cascade, ...]]:
+    """Replace every linear region by its cheapest exact partition under the options' target.
+
+    The result computes the same function in real arithmetic on every input.  Kept nodes are the same objects; new ones
+    have an empty `origin`.
+
+    Raises:
+        GraphError: the graph is not well formed.
+    """
+    report = progress or (lambda _stage, _share: None)
+    local, changes = rewrite_locally(graph, options)
+    partition = Partition(local, sized(local), options)
+    chains, cascades, edits = find_chains(local), list[Cascade](), list[_Edit]()
+    names = _Names({n.name for n in local.nodes})
+    for i, chain in enumerate(chains):
+        report("finding and costing cascades", i / len(chains))
+        blocks = partition.solve(chain)
+        merged = [c for block in blocks for c in block.replacements]
+        for chosen in merged:
+            edit = _edit(local, chosen, names)
+            edits.append(edit)
+            cascades.append(_merged_row(partition, chosen, edit))
+        cascades += _left_rows(partition, chain, blocks)
+    cascades += [_apart_row(partition, *pair) for pair in apart(local, chains)]
+    merged_graph = _apply(local, edits)
+    check(merged_graph)
+    report("finding and costing cascades", 1.0)
+    return merged_graph, _with_origins(graph, cascades, changes)
+
+
+def sized(graph: Graph) -> Graph:
+    """The graph with a number for every size that the operations let one infer; for costs alone."""
+    tensors = dict(graph.tensors)
+    for name in graph.inputs:
+        shape = tensors[name].shape
+        if shape is not None:
+            known = tuple(NOMINAL if i > 1 and isinstance(n, str) else n for i, n in enumerate(shape))
+            tensors[name] = replace(tensors[name], shape=known)
+    try:
+        return infer_graph(replace(graph, tensors=tensors))
+    except GraphError:  # an operation with a size of its own that the nominal one does not fit
+        return graph
+
+
+@dataclass(frozen=True, eq=False)
+class _Edit:
+    chosen: Candidate
+    nodes: tuple[Node, ...]
+    tensors: dict[str, Tensor]
+
+
+class _Names:
+    def __init__(self, used: set[str]) -> None:
+        self.used = used
+
+    def fresh(self, base: str) -> str:
+        name, count = base, 1
+        while name in self.used:
+            count += 1
+            name = f"{base}_{count}"
+        self.used.add(name)
+        return name
+
+
+def _edit(graph: Graph, chosen: Candidate, names: _Names) -> _Edit:
+    kernels = [n for n in chosen.segment.nodes if is_convolution(n)] or list(chosen.segment.nodes)
+    base = kernels[-1].origin[-1] if kernels[-1].origin else kernels[-1].name
+    built = realise(graph, chosen, names.fresh(f"{base}_merged"))
+    return _Edit(chosen, tuple(built.nodes), built.tensors)
+
+
+def _apply(graph: Graph, edits: Sequence[_Edit]) -> Graph:
+    """All edits at once: the new nodes stand where the last of the replaced ones stood.  Dead nodes go."""
+    gone = {n.name for edit in edits for n in edit.chosen.segment.nodes}
+    instead = {edit.chosen.segment.nodes[-1].name: edit for edit in edits}
+    nodes, tensors = list[Node](), dict[str, Tensor]()
+    for node in graph.nodes:
+        if node.name in instead:
+            nodes += instead[node.name].nodes
+            tensors.update(instead[node.name].tensors)
+        elif node.name not in gone:
+            nodes.append(node)
+    return graph.with_nodes(_alive(nodes, graph.outputs), tensors)
+
+
+def _alive(nodes: Sequence[Node], outputs: Iterable[str]) -> list[Node]:
+    """The nodes that some output depends on."""
+    wanted, kept = set(outputs), list[Node]()
+    for node in reversed(nodes):
+        if wanted.intersection(node.outputs):
+            kept.append(node)
+            wanted.update(node.inputs)
+    return kept[::-1]
+
+
+def layers_of(nodes: Iterable[Node]) -> tuple[str, ...]:
+    """The names under which the user knows some nodes."""
+    return tuple(dict.fromkeys(name for n in nodes for name in (n.origin or (n.name,))))
+
+
+def _merged_row(partition: Partition, chosen: Candidate, edit: _Edit) -> Cascade:
+    segment = chosen.segment
+    before = partition.cost(segment.nodes)
+    return Cascade(
+        layers_of(segment.nodes), "merged", "exact", merged_reason(segment.nodes, chosen, edit.nodes), chosen.kind, before,
+        partition.options.target.segment_cost(edit.nodes, {**partition.sized.tensors, **edit.tensors}), segment.entry, segment.exit, tuple(n.name for n in segment.nodes), tuple(n.name for n in edit.nodes),
+    )
+
+
+def _left_rows(partition: Partition, chain: Chain, blocks: Sequence[Block]) -> list[Cascade]:
+    """A row for what of a chain stays several layers: the chain itself, or the blocks between its merges."""
+    rows = list[Cascade]()
+    for block in blocks:
+        if block.merged is None and block.parts and is_cascade(block.nodes):
+            rows.append(_left_row(partition, (block,)))
+    weighted = [i for i, b in enumerate(blocks) if any(map(is_convolution, b.nodes))]
+    if len(weighted) > 1:
+        rows.append(_left_row(partition, blocks[weighted[0] : weighted[-1] + 1]))
+    return rows
+
+
+def _left_row(partition: Partition, blocks: Sequence[Block]) -> Cascade:
+    nodes = [n for b in blocks for n in b.nodes]
+    before = partition.options.target.combine(b.cost for b in blocks)
+    reason, border, after = left_reason(partition, blocks, before)
+    return Cascade(layers_of(nodes), "left", "exact", reason, border, before, after, blocks[0].entry, blocks[-1].exit)
+
+
+def _apart_row(partition: Partition, nodes: tuple[Node, ...], reason: str) -> Cascade:
+    cost = partition.cost(nodes)
+    return Cascade(layers_of(nodes), "left", "exact", reason, "", cost, None, nodes[0].inputs[0], nodes[-1].output)
+
+
+def _with_origins(graph: Graph, cascades: Iterable[Cascade], changes: dict[str, tuple[str, ...]]) -> tuple[Cascade, ...]:
+    """Names of nodes that a local rewrite made give way to those it made them of."""
+    order = {n.name: i for i, n in enumerate(graph.nodes)}
+    rows = list[Cascade]()
+    for c in cascades:
+        removed = tuple(dict.fromkeys(old for name in c.removed for old in changes.get(name, (name,))))
+        layers = tuple(dict.fromkeys(old for name in c.layers for old in changes.get(name, (name,))))
+        rows.append(replace(c, removed=removed, layers=layers))
+    return tuple(sorted(rows, key=lambda c: min((order.get(n, 0) for n in c.removed), default=_place(graph, c))))
+
+
+def _place(graph: Graph, cascade: Cascade) -> int:
+    node = graph.producer.get(cascade.exit)
+    return 0 if node is None else graph.nodes.index(node)

@@ -1,0 +1,123 @@
+"""Rewrites of neighbouring operations that commute with activations, made before regions are looked for.
+
+In the order in which they are tried, each until it no longer applies:
+    PoolFirst     1×1 convolution → average pool without padding   becomes  pool → convolution
+    ScaleFirst    ReLU/LeakyReLU/PReLU → positive scale            becomes  scale → activation
+    MaxPoolFirst  monotone activation → max pool                   becomes  max pool → activation
+Each is made only where the target's cost falls, or, for ScaleFirst, where a convolution before it takes the scale up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from decascade.algebra.conv import Conv
+from decascade.cost import Target
+from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.ops import Activation, Affine, GlobalPool, Op, Pool
+from decascade.ir.shapes import infer
+from decascade.regions.candidates import Options
+
+HOMOGENEOUS = {"relu", "leaky_relu", "prelu"}
+MONOTONE = {"relu", "clip", "sigmoid", "tanh", "hard_sigmoid", "softplus", "softsign", "exp", "sqrt", "selu"}
+
+
+@dataclass(frozen=True)
+class PoolFirst:
+    """A 1×1 convolution and an average pool that does not reach over the edge commute; the pool goes first."""
+
+    def applies(self, graph: Graph, first: Node, second: Node, target: Target) -> bool:
+        conv, pool = first.op, second.op
+        if not isinstance(conv, Conv) or not isinstance(pool, (Pool, GlobalPool)) or pool.kind != "avg":
+            return False
+        if isinstance(pool, GlobalPool) and not pool.keepdims:
+            return False
+        if isinstance(pool, Pool) and any(lo > 0 or hi > 0 for lo, hi in pool.padding):
+            return False
+        point = all(k == 1 and s == 1 and p == (0, 0)
+                    for k, s, p in zip(conv.kernel, conv.stride, conv.padding, strict=True))
+        return point and bool(conv.rank) and _cheaper(graph, first, second, target)
+
+
+@dataclass(frozen=True)
+class ScaleFirst:
+    """A positive scale per channel goes through an activation with f(s·x) = s·f(x)."""
+
+    def applies(self, graph: Graph, first: Node, second: Node, target: Target) -> bool:
+        scale = second.op
+        if not isinstance(first.op, Activation) or first.op.kind not in HOMOGENEOUS or not isinstance(scale, Affine):
+            return False
+        before = graph.producer.get(first.inputs[0])
+        takes_it = before is not None and isinstance(before.op, (Conv, Affine)) and not before.pinned
+        alone = takes_it and len(graph.consumers[first.inputs[0]]) == 1 and first.inputs[0] not in graph.outputs
+        return alone and bool(np.all(scale.scale > 0)) and not np.any(scale.shift)
+
+
+@dataclass(frozen=True)
+class MaxPoolFirst:
+    """A monotone activation and a max pool commute; the activation then sees fewer samples."""
+
+    def applies(self, graph: Graph, first: Node, second: Node, target: Target) -> bool:
+        if not isinstance(first.op, Activation) or not isinstance(second.op, (Pool, GlobalPool)) or second.op.kind != "max":
+            return False
+        monotone = first.op.kind in MONOTONE or (first.op.kind in {"leaky_relu", "elu"} and min(first.op.params) >= 0)
+        same_rank = not isinstance(second.op, GlobalPool) or second.op.keepdims
+        return monotone and same_rank and _cheaper(graph, first, second, target)
+
+
+Rewrite = PoolFirst | ScaleFirst | MaxPoolFirst
+REWRITES: tuple[Rewrite, ...] = (PoolFirst(), ScaleFirst(), MaxPoolFirst())
+
+
+def rewrite_locally(graph: Graph, options: Options) -> tuple[Graph, dict[str, tuple[str, ...]]]:
+    """The graph after all rewrites, and for every new node the names of those it stands for."""
+    made = dict[str, tuple[str, ...]]()
+    for rewrite in REWRITES:
+        while (pair := _find(graph, rewrite.applies, options.target)) is not None:
+            graph = _swap(graph, *pair, made)
+    return graph, made
+
+
+def _find(
+    graph: Graph, applies: Callable[[Graph, Node, Node, Target], bool], target: Target
+) -> tuple[Node, Node] | None:
+    for second in graph.nodes:
+        if len(second.inputs) != 1 or second.pinned:
+            continue
+        first = graph.producer.get(second.inputs[0])
+        if first is None or first.pinned or len(first.inputs) != 1 or first.outputs[0] in graph.outputs:
+            continue
+        if len(graph.consumers[first.output]) == 1 and applies(graph, first, second, target):
+            return first, second
+    return None
+
+
+def _swapped(graph: Graph, first: Node, second: Node) -> tuple[tuple[Node, Node], Tensor]:
+    middle_shape = infer(second.op, [graph.shape(first.inputs[0])])[0]
+    middle = Tensor(f"{first.name}/swapped", middle_shape, graph.tensors[second.output].dtype)
+    a = _renamed(second, second.op, first.inputs[0], middle.name)
+    b = _renamed(first, first.op, middle.name, second.output)
+    return (a, b), middle
+
+
+def _renamed(node: Node, op: Op, source: str, output: str) -> Node:
+    return Node(f"{node.name}/moved", op, (source,), (output,))
+
+
+def _cheaper(graph: Graph, first: Node, second: Node, target: Target) -> bool:
+    pair, middle = _swapped(graph, first, second)
+    tensors = {**graph.tensors, middle.name: middle}
+    return target.segment_cost(pair, tensors) < target.segment_cost((first, second), tensors)
+
+
+def _swap(graph: Graph, first: Node, second: Node, made: dict[str, tuple[str, ...]]) -> Graph:
+    pair, middle = _swapped(graph, first, second)
+    for new, old in zip(pair, (second, first), strict=True):
+        made[new.name] = made.get(old.name, old.origin or (old.name,))
+    nodes = [n for n in graph.nodes if n is not first]
+    at = nodes.index(second)
+    nodes[at : at + 1] = pair
+    return replace(graph.with_nodes(nodes, {middle.name: middle}))
