@@ -95,8 +95,8 @@ class Border:
         """A class's layer without the taps that only ever meet the padding of the entry."""
         picked = [None if c is None else c[i] for c, i in zip(self.axes, index, strict=True)]
         window = tuple((-(1 << 40), 1 << 40) if c is None else c.entry for c in picked)
-        return crop(kernel, window) or Conv(np.zeros((kernel.out_channels, kernel.in_channels, *(1,) * kernel.rank)),
-                                            kernel.bias, kernel.stride)
+        empty = np.zeros((*kernel.weight.shape[:2], *(1,) * kernel.rank))
+        return crop(kernel, window) or Conv(empty, kernel.bias, kernel.stride, groups=kernel.groups)
 
 
 def find_border(program: Program) -> Border:

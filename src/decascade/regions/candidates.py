@@ -89,20 +89,22 @@ def candidate(graph: Graph, sized: Graph, segment: Segment, options: Options) ->
 def _cheapest(graph: Graph, sized: Graph, segment: Segment, border: Border, options: Options) -> Candidate | Refusal:
     own = sum(parameters(n) for n in segment.nodes)
     kernel = tuple(a.taps for a in border.program.reach[segment.entry])
-    found, capped = list[tuple[Cost, str]](), list[float]()
+    before = options.target.segment_cost(segment.nodes, sized.tensors)
+    found, capped = list[tuple[bool, bool, Cost, str]](), list[float]()
     for form in FORMS[border.kind]:
         growth, cost = _cost_of_form(form, graph, sized, segment, border, options)
         if growth > options.max_growth * own:
             capped.append(growth / max(own, 1))
         else:
-            found.append((cost, form))
+            # First what pays at all, then what does not store more than the cascade did, then what is cheapest.
+            found.append((cost >= before, growth > own, cost, form))
     if not found:
         return Refusal(
             f"one {_times(kernel)} convolution with its border would store {min(capped):.1f}x the parameters of the "
             f"cascade, above the cap of {options.max_growth:g}x (--max-growth)",
             numbers={"growth": min(capped), "cap": options.max_growth},
         )
-    for cost, form in sorted(found):
+    for *_, cost, form in sorted(found):
         if border.kind != "bias" or form in ("map", "tiles") or _exists(form, border):
             return Candidate(segment, form, border.kind, cost, kernel, border)
     return Refusal("the bias of an inner layer stops at the border in a way that no single layer can copy at unknown size")

@@ -18,9 +18,10 @@ import numpy as np
 
 from decascade.algebra.axis import Axis
 from decascade.algebra.conv import Conv
+from decascade.algebra.program import Scale
 from decascade.ir.graph import Dim, Graph, Node, Shape, Tensor
-from decascade.ir.ops import Add, Affine, BiasMap, Concat, Dense, Flatten, Op, Pad, Slice
-from decascade.regions.kernels import Kernels, dense_rows
+from decascade.ir.ops import Add, Affine, BiasMap, Concat, Dense, Flatten, Identity, Op, Pad, Slice
+from decascade.regions.kernels import Kernels, dense_rows, outside_of
 
 
 @dataclass
@@ -221,7 +222,7 @@ def _placed(kernel: Conv, ranges: Sequence[tuple[int, int]], cut: Sequence[int],
     padding = list[tuple[int, int]]()
     for axis, (start, stop), at, n in zip(kernel.axes, ranges, cut, size, strict=True):
         first = axis.first(start) - at
-        if first + axis.reach < 0 or first >= n:
+        if first + axis.stride * (stop - 1 - start) + axis.reach < 0 or first >= n:
             first = 0
         padding.append((-first, _after(axis, -first, n, stop - start)))
     return Conv(kernel.weight, kernel.bias, kernel.stride, kernel.dilation, padding, kernel.groups)
@@ -230,16 +231,16 @@ def _placed(kernel: Conv, ranges: Sequence[tuple[int, int]], cut: Sequence[int],
 def _strips(kernels: Kernels, builder: Builder) -> bool:
     """The unbounded kernel everywhere, then per border class what is to be added, padded to the full size."""
     border = kernels.border
-    if border.unknown:
-        return False
+    if border.unknown or any(isinstance(step.op, Scale) for step in border.program.steps):
+        return False  # a factor per position has no unbounded kernel to correct
     choices = [[None, *(i for i, c in enumerate(classes or ()) if _touched(kernels, axis, i))]
                for axis, classes in enumerate(border.axes)]
     whole = kernels.whole()
     parts = [_convolve(whole, builder, builder.entry, "/whole")]
     for index in product(*choices):
-        if any(i is not None for i in index):
+        if any(i is not None for i in index) and _needed(kernels, index):
             parts.append(_strip(kernels, builder, index))
-    builder.add(Add(), parts, (), last=True)
+    builder.add(Add() if len(parts) > 1 else Identity(), parts, (), last=True)
     return True
 
 
@@ -252,6 +253,12 @@ def _touched(kernels: Kernels, axis: int, index: int) -> bool:
         if taps and (lo, hi) != (taps[axis].start, taps[axis].start + taps[axis].reach):
             return True
     return False
+
+
+def _needed(kernels: Kernels, index: tuple[int | None, ...]) -> bool:
+    """Whether a correction has taps on the entry, or may have a bias."""
+    constant = kernels.border.program.has_constant[kernels.border.program.exit]
+    return constant or all(lo <= hi for lo, hi in outside_of(kernels.border, index))
 
 
 def _strip(kernels: Kernels, builder: Builder, index: tuple[int | None, ...]) -> str:

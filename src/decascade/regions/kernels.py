@@ -69,7 +69,8 @@ class Composed:
             total = term if total is None else add(total, term)
         assert total is not None
         scale = float(np.abs(self._whole.weight).max())
-        return trim(total, 64 * np.finfo(np.float64).eps * scale)
+        seen = crop(total, outside_of(self.border, index))
+        return trim(seen or no_taps(total), 64 * np.finfo(np.float64).eps * scale)
 
     def _partly_bounded(self, index: tuple[int | None, ...]) -> Conv:
         return pull_back(self.border.program, windows_of(self.border, index))
@@ -109,11 +110,11 @@ class Sketched:
     def _axes(self) -> tuple[Axis, ...]:
         return self.border.program.reach[self.border.program.entry]
 
-    def _within(self, windows: tuple[tuple[int, int] | None, ...]) -> tuple[Axis, ...]:
+    def _within(self, windows: Window) -> tuple[Axis, ...]:
         """The taps of the entry inside a window per axis; one tap where there is none."""
         axes = list[Axis]()
         for axis, window in zip(self._axes, windows, strict=True):
-            first, last = taps_within(axis, *(window or FREE))
+            first, last = taps_within(axis, *window)
             inside = Axis(last - first + 1, axis.stride, axis.step, axis.start + first * axis.step)
             axes.append(inside if first <= last else Axis(1, axis.stride))
         return tuple(axes)
@@ -123,12 +124,10 @@ class Sketched:
 
     def tile(self, index: tuple[int, ...]) -> Conv:
         picked = zip(self.border.axes, index, strict=True)
-        return self._conv(self._within(tuple(None if c is None else c[i].entry for c, i in picked)))
+        return self._conv(self._within(tuple(FREE if c is None else c[i].entry for c, i in picked)))
 
     def strip(self, index: tuple[int | None, ...]) -> Conv:
-        picked = zip(self.border.axes, index, strict=True)
-        windows = tuple(None if i is None or c is None else c[i].outside or (1, 0) for c, i in picked)
-        return self._conv(self._within(windows))
+        return self._conv(self._within(outside_of(self.border, index)))
 
     def shift(self) -> tuple[Float64, Conv] | None:
         channels = self.border.program.channels[self.border.program.entry]
@@ -141,6 +140,18 @@ class Sketched:
         program = self.border.program
         size = tuple(c[-1].stop if c else 1 for c in self.border.axes)
         return self._conv(self._axes, bias=False), np.broadcast_to(np.float64(1), (program.channels[program.exit], *size))
+
+
+def outside_of(border: Border, index: tuple[int | None, ...]) -> Window:
+    """Per axis the entry taps that a correction reads: those behind the maps' ends, or all on a free axis."""
+    picked = zip(border.axes, index, strict=True)
+    return tuple(FREE if i is None or c is None else c[i].outside or (1, 0) for c, i in picked)
+
+
+def no_taps(layer: Conv) -> Conv:
+    """The layer that answers its bias alone."""
+    weight = np.zeros((*layer.weight.shape[:2], *(1,) * layer.rank))
+    return Conv(weight, layer.bias, layer.stride, 1, 0, layer.groups)
 
 
 def windows_of(border: Border, index: tuple[int | None, ...]) -> Mapping[str, Window]:
@@ -160,8 +171,7 @@ def trim(layer: Conv, negligible: float) -> Conv:
     """The layer without outer taps whose numbers are all at most `negligible` (rounding of an exact zero)."""
     used = np.abs(layer.weight).max(axis=(0, 1)) > negligible
     if not used.any():
-        weight = np.zeros((*layer.weight.shape[:2], *(1,) * layer.rank))
-        return Conv(weight, layer.bias, layer.stride, 1, 0, layer.groups)
+        return no_taps(layer)
     window = list[tuple[int, int]]()
     for a, axis in enumerate(layer.axes):
         at = np.flatnonzero(used.any(axis=tuple(i for i in range(layer.rank) if i != a)))
