@@ -89,8 +89,8 @@ class Digits(torch.nn.Module):
         self.layers = torch.nn.ModuleDict()
         for layer in NETWORK:
             if layer.kind == "conv":
-                pad = layer.kernel // 2
-                self.layers[layer.name] = torch.nn.Conv2d(layer.inputs, layer.outputs, layer.kernel, padding=pad, bias=layer.bias)
+                sizes = layer.inputs, layer.outputs, layer.kernel
+                self.layers[layer.name] = torch.nn.Conv2d(*sizes, padding=layer.kernel // 2, bias=layer.bias)
             elif layer.kind == "dense":
                 self.layers[layer.name] = torch.nn.Linear(layer.inputs, layer.outputs)
 

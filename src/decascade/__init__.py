@@ -1,0 +1,57 @@
+"""decascade: merges cascades of convolutions in trained CNNs, exactly, borders included, and only where it pays."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from decascade.algebra.affine import average_pool, batch_norm, flatten_dense
+    from decascade.algebra.compose import compose
+    from decascade.algebra.conv import Conv, ConvTranspose
+    from decascade.algebra.parallel import add, split, stack
+    from decascade.api import MergeResult, inspect, merge, verify
+    from decascade.errors import (
+        AlgebraError,
+        DecascadeError,
+        FormatError,
+        OutputError,
+        UnsafeModelError,
+        UsageError,
+        VerificationError,
+    )
+    from decascade.report.facts import Report
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "decascade.api": ("MergeResult", "inspect", "merge", "verify"),
+    "decascade.algebra.conv": ("Conv", "ConvTranspose"),
+    "decascade.algebra.compose": ("compose",),
+    "decascade.algebra.parallel": ("add", "split", "stack"),
+    "decascade.algebra.affine": ("average_pool", "batch_norm", "flatten_dense"),
+    "decascade.report.facts": ("Report",),
+    "decascade.errors": (
+        "AlgebraError", "DecascadeError", "FormatError", "OutputError", "UnsafeModelError", "UsageError", "VerificationError",
+    ),
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "AlgebraError", "Conv", "ConvTranspose", "DecascadeError", "FormatError", "MergeResult", "OutputError", "Report",
+    "UnsafeModelError", "UsageError", "VerificationError", "__version__", "add", "average_pool", "batch_norm", "compose",
+    "flatten_dense", "inspect", "merge", "split", "stack", "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are first asked for, so that `import decascade` is quick."""
+    if name not in _MODULE:
+        raise AttributeError(f"module 'decascade' has no attribute {name!r}; did you mean one of {', '.join(__all__)}?")
+    found = getattr(import_module(_MODULE[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

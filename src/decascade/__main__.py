@@ -1,0 +1,6 @@
+"""`python -m decascade`."""
+
+from decascade.cli import main
+
+if __name__ == "__main__":
+    main()

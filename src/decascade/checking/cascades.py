@@ -1,0 +1,130 @@
+"""Each replacement against what it replaces, in float64, within the error that storing its weights can cause."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decascade.algebra.conv import Conv, ConvTranspose, Layer
+from decascade.checking.rounding import U64, spread, unit_of
+from decascade.checking.samples import sample_shape
+from decascade.errors import CannotInterpret, VerificationError
+from decascade.ir.graph import Graph, Node
+from decascade.ir.interpret import run
+from decascade.ir.ops import Affine, BiasMap, Dense, Op
+from decascade.report.facts import ErrorFacts
+
+OPEN = 23
+"""What stands for an open size at the entry of a segment."""
+
+
+def check_replacement(
+    before: Graph, after: Graph, entry: str, exit_: str, name: str, seed: int = 0, samples: int = 4
+) -> ErrorFacts | None:
+    """The segment entry → exit of both graphs on the same random inputs, zeros and single border pixels.
+
+    The new weights are rounded to the dtype that they are stored in.  With L rounded operations in series and N terms
+    in all, rounding explains at most ((1 + u)^L − 1)·Σ|w'||x| for the stored weights and N·2⁻⁵³·(Σ|w||x| + Σ|w'||x|)
+    for composing and evaluating in float64.
+
+    Returns None where an operation between the two tensors has no meaning in NumPy.
+
+    Raises:
+        VerificationError: the difference is larger than that somewhere.
+    """
+    old, new = _segment(before, entry, exit_), stored(_segment(after, entry, exit_))
+    x = _inputs(before, entry, np.random.default_rng(seed), samples)
+    try:
+        y, z = run(old, {entry: x})[exit_], run(new, {entry: x})[exit_]
+        allowed = _allowed(old, new, entry, exit_, x)
+    except CannotInterpret:
+        return None
+    if y.shape != z.shape:
+        raise VerificationError(f"the replacement of {name} has output shape {z.shape} instead of {y.shape}")
+    difference = np.abs(y - z)
+    wrong = ~(difference <= allowed)
+    if wrong.any():
+        at = tuple(int(i) for i in np.unravel_index(int(np.argmax(np.where(wrong, difference, -1.0))), y.shape))
+        raise VerificationError(
+            f"the replacement of {name} is off by {difference[at]:.3g} at {exit_}{list(at)}, where rounding explains"
+            f" {allowed[at]:.3g}: {int(wrong.sum())} of {wrong.size} values are wrong (please report this)"
+        )
+    return _facts(y, difference, allowed, len(x))
+
+
+def _facts(y: NDArray[Any], difference: NDArray[Any], allowed: NDArray[Any], samples: int) -> ErrorFacts:
+    worst = float(difference.max(initial=0.0))
+    largest = float(np.abs(y).max(initial=0.0))
+    tight = int(np.argmax(difference / np.where(allowed > 0, allowed, 1.0)))
+    return ErrorFacts(worst, worst / largest if largest else 0.0, float(allowed.flat[tight]), samples)
+
+
+def _segment(graph: Graph, entry: str, exit_: str) -> Graph:
+    """The nodes between two tensors, in order."""
+    needed, nodes = {exit_}, list[Node]()
+    for node in reversed(graph.nodes):
+        if needed.intersection(node.outputs) and entry not in node.outputs:
+            nodes.insert(0, node)
+            needed.update(node.inputs)
+    return replace(graph, nodes=tuple(nodes), inputs=(entry,), outputs=(exit_,))
+
+
+def _inputs(graph: Graph, entry: str, rng: np.random.Generator, samples: int) -> NDArray[Any]:
+    """Random values in every position, zeros, and a single one in the first and in the last corner."""
+    shape = sample_shape(graph, entry, OPEN)
+    x = rng.standard_normal((samples, *shape))
+    for row, corner in zip(range(1, samples), (None, 0, -1), strict=False):
+        x[row] = 0.0
+        if corner is not None:
+            x[(row, slice(None), *(corner,) * (len(shape) - 1))] = 1.0
+    # what a model of this dtype can hold
+    return x.astype(np.float32).astype(np.float64)
+
+
+def _allowed(old: Graph, new: Graph, entry: str, exit_: str, x: NDArray[Any]) -> NDArray[np.float64]:
+    before, n = spread(old.nodes, entry, exit_, x)
+    after, m = spread(new.nodes, entry, exit_, x)
+    u = max((unit_of(new, node.output) for node in new.nodes), default=0.0)
+    rounded = sum(1 for node in new.nodes if isinstance(node.op, (Conv, ConvTranspose, Dense, Affine, BiasMap)))
+    return ((1 + u) ** rounded - 1) * after + (n + m) * U64 * (before + after)
+
+
+def stored(graph: Graph) -> Graph:
+    """The graph with the weights of the nodes that decascade made rounded to the dtype that they are stored in."""
+
+    def one(node: Node) -> Node:
+        return node if node.origin else replace(node, op=_rounded(node.op, graph.tensors[node.output].dtype))
+
+    return replace(graph, nodes=tuple(map(one, graph.nodes)))
+
+
+def _rounded(op: Op, dtype: str) -> Op:
+    if dtype == "bfloat16" or np.dtype(dtype).kind != "f":
+        return op
+
+    def cast(array: NDArray[Any]) -> NDArray[Any]:
+        return array.astype(dtype)
+
+    match op:
+        case Conv() | ConvTranspose():
+            return _rounded_layer(op, dtype)
+        case Dense():
+            layer = _rounded_layer(op.layer, dtype)
+            assert isinstance(layer, Conv)
+            return Dense(layer)
+        case Affine():
+            return Affine(cast(op.scale), cast(op.shift))
+        case BiasMap():
+            return BiasMap(cast(op.values))
+        case _:
+            return op
+
+
+def _rounded_layer(layer: Layer, dtype: str) -> Layer:
+    bias = None if layer.bias is None else layer.bias.astype(dtype)
+    return type(layer)(layer.weight.astype(dtype), bias, layer.stride, layer.dilation, layer.padding, layer.groups)
+
+

@@ -1,0 +1,268 @@
+"""Two models on the same inputs: how far apart, where, and whether rounding explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from math import prod, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decascade.checking.rounding import LAMBDA, noisy, terms, unit_of
+from decascade.checking.samples import Batch
+from decascade.errors import CannotInterpret, UsageError, VerificationError
+from decascade.formats.base import Document, Format
+from decascade.ir.graph import Graph
+from decascade.ir.interpret import run
+from decascade.ir.shapes import compatible, show
+from decascade.report.facts import VerificationFacts, Worst
+
+Outputs = dict[str, NDArray[Any]]
+Progress = Callable[[str, float], None]
+DRAWS = (False, True)
+"""Random errors are drawn once per number and once per channel; twice the larger effect is allowed."""
+ROUNDED = 2
+"""Batches on which the effect of rounding is measured: random inputs, all low and all high."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model under test, and how to run it."""
+
+    format: Format
+    document: Document
+
+    @property
+    def graph(self) -> Graph:
+        return self.document.graph
+
+    def framework(self, batch: Batch) -> Outputs:
+        """Outputs of the framework itself in the graph's layout.
+
+        Raises:
+            ImportError: it is not installed.
+            Exception: whatever the framework raises on a model or an input that it cannot run.
+        """
+        native = {name: _to_native(self, name, array) for name, array in batch.items()}
+        found = self.format.run(self.document.native, native)
+        return {name: np.asarray(self.format.to_graph(self.document, name, found[name])) for name in self.graph.outputs}
+
+    def from_native(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        """An input in the model's own layout, in the graph's."""
+        return np.asarray(self.format.to_graph(self.document, name, array))
+
+    def oracle(self, batch: Batch) -> Outputs | None:
+        """Outputs in float64; None where an operation has no meaning in NumPy."""
+        try:
+            with np.errstate(all="ignore"):
+                return run(self.graph, batch)
+        except CannotInterpret:
+            return None
+
+
+def _to_native(subject: Subject, name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """The inverse of `Format.to_graph`, which only moves axes: the order in which it does, tried on numbered entries."""
+    for order in permutations(range(1, array.ndim)):
+        axes = (0, *order)
+        small = tuple(range(2, 2 + array.ndim))
+        numbered = np.arange(prod(small)).reshape(small)
+        moved = numbered.transpose(axes)
+        back = subject.format.to_graph(subject.document, name, moved)
+        if back.shape == small and np.array_equal(back, numbered):
+            return array.transpose(axes)
+    return array
+
+
+def paired(a: Subject, b: Subject) -> tuple[dict[str, str], dict[str, str]]:
+    """Inputs and outputs of `a`, and which of `b` each belongs to: by name where the names agree, else by order.
+
+    Raises:
+        UsageError: another number of them, or shapes that do not agree (layouts aside).
+    """
+    pairs = list[dict[str, str]]()
+    for kind, mine, other in (("input", a.graph.inputs, b.graph.inputs), ("output", a.graph.outputs, b.graph.outputs)):
+        if len(mine) != len(other):
+            raise UsageError(f"the models have {len(mine)} and {len(other)} {kind}s: they cannot be the same function")
+        found = {n: n for n in mine} if set(mine) == set(other) else dict(zip(mine, other, strict=True))
+        for x, y in found.items():
+            if not compatible(a.graph.shape(x), b.graph.shape(y)):
+                shapes = f"{show(a.graph.shape(x))} and {show(b.graph.shape(y))}"
+                raise UsageError(f"{kind} {x} has shapes {shapes} (channels first): the models cannot be the same function")
+        pairs.append(found)
+    return pairs[0], pairs[1]
+
+
+@dataclass
+class _Tally:
+    """The running maxima of a comparison."""
+
+    difference: dict[str, float] = field(default_factory=dict[str, float])
+    scale: dict[str, float] = field(default_factory=dict[str, float])
+    worst: Worst | None = None
+    samples: int = 0
+
+    def add(self, a: Outputs, b: Mapping[str, NDArray[Any]]) -> None:
+        for name, x in a.items():
+            y = b[name]
+            if x.shape != y.shape:
+                raise VerificationError(f"output {name} has shape {x.shape} in one model and {y.shape} in the other")
+            gap = distance(x, y)
+            finite = np.abs(x[np.isfinite(x)]) if x.dtype.kind == "f" else np.abs(x)
+            self.scale[name] = max(self.scale.get(name, 0.0), float(finite.max(initial=0)))
+            largest = float(gap.max(initial=0.0))
+            if self.worst is None or largest > max(self.difference.values(), default=0.0):
+                at = tuple(int(i) for i in np.unravel_index(int(np.argmax(gap)), gap.shape))
+                self.worst = Worst(name, (at[0] + self.samples, *at[1:]) if at else (), float(x[at]), float(y[at]))
+            self.difference[name] = max(self.difference.get(name, 0.0), largest)
+        self.samples += max((len(x) for x in a.values() if x.ndim), default=1)
+
+    @property
+    def max_abs(self) -> float:
+        return max(self.difference.values(), default=0.0)
+
+    @property
+    def max_rel(self) -> float:
+        return max((d / self.scale[n] if self.scale[n] else float(d > 0) for n, d in self.difference.items()), default=0.0)
+
+    def within(self, allowed: Mapping[str, float]) -> bool:
+        return all(d <= allowed[name] for name, d in self.difference.items())
+
+
+def distance(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
+    """|x − y|; 0 where both are the same infinity or not a number, infinite where only one is."""
+    a, b = x.astype(np.float64), y.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(a - b)
+    gap[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
+    gap[np.isnan(gap)] = np.inf
+    return gap
+
+
+@dataclass
+class _Tallies:
+    """Framework against framework, float64 against float64, and each framework against the first model's float64."""
+
+    framework: _Tally = field(default_factory=_Tally)
+    exact: _Tally = field(default_factory=_Tally)
+    fp32_a: _Tally = field(default_factory=_Tally)
+    fp32_b: _Tally = field(default_factory=_Tally)
+    allowed: dict[str, float] = field(default_factory=dict[str, float])
+
+    def add(self, fa: Outputs | None, fb: Outputs | None, oa: Outputs | None, ob: Outputs | None) -> None:
+        for tally, one, two in ((self.framework, fa, fb), (self.exact, oa, ob), (self.fp32_a, oa, fa), (self.fp32_b, oa, fb)):
+            if one is not None and two is not None:
+                tally.add(one, two)
+
+    def allow(self, found: Mapping[str, float]) -> None:
+        self.allowed = {name: max(bound, self.allowed.get(name, 0.0)) for name, bound in found.items()}
+
+    def facts(self, notes: tuple[str, ...]) -> VerificationFacts:
+        main = self.framework if self.framework.samples else self.exact
+        if not main.samples:
+            told = "; ".join(notes) or "an operation has no meaning in NumPy"
+            raise UsageError(f"the model can be run neither by its framework nor in NumPy, so nothing can be verified: {told}")
+        return VerificationFacts(
+            same=all(tally.within(self.allowed) for tally in (self.framework, self.exact, self.fp32_b)),
+            max_abs=main.max_abs,
+            max_rel=main.max_rel,
+            tolerance=self.allowed[main.worst.output] if main.worst else 0.0,
+            samples=main.samples,
+            by="framework" if self.framework.samples else "float64",
+            worst=main.worst,
+            exact_error=self.exact.max_abs if self.exact.samples else None,
+            original_fp32_error=self.fp32_a.max_abs if self.fp32_a.samples else None,
+            merged_fp32_error=self.fp32_b.max_abs if self.fp32_b.samples else None,
+            notes=notes,
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run the models on, whether their frameworks can, and if not, why."""
+
+    batches: Sequence[Batch]
+    framework: bool = True
+    notes: tuple[str, ...] = ()
+
+
+def compare(
+    a: Subject, b: Subject, plan: Plan, rng: np.random.Generator, progress: Progress | None = None
+) -> VerificationFacts:
+    """Both models on the same batches (arrays in the graph's layout, by the input names of `a`).
+
+    The two may differ, in the framework and in float64, by what rounding every operation of either can do to the
+    outputs (`rounding.noisy`); without a float64 run, by what inputs rounded as often as there are operations do.
+
+    Raises:
+        UsageError: inputs or outputs that do not correspond; or neither the framework nor NumPy can run both.
+    """
+    inputs, outputs = paired(a, b)
+    tallies = _Tallies()
+    for done, batch in enumerate(plan.batches):
+        other = {inputs[name]: array for name, array in batch.items()}
+        fa, fb = (a.framework(batch), _second(b, other)) if plan.framework else (None, None)
+        oa, ob = a.oracle(batch), b.oracle(other)
+        tallies.add(fa, _renamed(fb, outputs), oa, _renamed(ob, outputs))
+        if done < ROUNDED:
+            mine = _rounding(a, batch, oa, fa, rng)
+            theirs = _renamed(_rounding(b, other, ob, fb, rng), outputs)
+            tallies.allow({name: mine.get(name, 0.0) + theirs[name] for name in theirs} if theirs else mine)
+        if progress is not None:
+            progress("verifying", (done + 1) / len(plan.batches))
+    return tallies.facts(plan.notes)
+
+
+def _second(subject: Subject, batch: Batch) -> Outputs:
+    try:
+        return subject.framework(batch)
+    except Exception as error:  # whatever the framework raises: the first model ran on this input
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        raise VerificationError(f"the second model does not run where the first does: {words[0]}") from error
+
+
+def _renamed(found: Any, outputs: Mapping[str, str] | None) -> Any:
+    """Outputs of the second model under the names of the first."""
+    return found if found is None or outputs is None else {mine: found[other] for mine, other in outputs.items()}
+
+
+def _rounding(
+    subject: Subject, batch: Batch, clean: Outputs | None, framework: Outputs | None, rng: np.random.Generator
+) -> dict[str, float]:
+    """How far rounding can move each output of one model on one batch."""
+    if clean is None:
+        return {} if framework is None else _rounding_by_framework(subject, batch, framework, rng)
+    allowed = {name: _ulp(subject.graph, name, value) for name, value in clean.items()}
+    for coherent in DRAWS:
+        with np.errstate(all="ignore"):
+            off = noisy(subject.graph, batch, rng, coherent)
+        _widen(allowed, clean, off)
+    return allowed
+
+
+def _rounding_by_framework(subject: Subject, batch: Batch, clean: Outputs, rng: np.random.Generator) -> dict[str, float]:
+    """The same without a float64 run: relative errors of the inputs as large as those of all operations together."""
+    graph = subject.graph
+    size = sum(sqrt(terms(node.op, prod(graph.spatial(node.inputs[0]) or (1,)))) for node in graph.nodes if node.inputs)
+    allowed = {name: _ulp(graph, name, value) for name, value in clean.items()}
+    for _ in DRAWS:
+        moved = {
+            name: (x * (1 + LAMBDA * unit_of(graph, name) * size * rng.choice((-1, 1), x.shape))).astype(x.dtype)
+            for name, x in batch.items()
+        }
+        _widen(allowed, clean, subject.framework(moved))
+    return allowed
+
+
+def _widen(allowed: dict[str, float], clean: Outputs, off: Mapping[str, NDArray[Any]]) -> None:
+    """Allow twice the effect that one draw of random errors had."""
+    for name, value in clean.items():
+        gap = distance(value, off[name])
+        allowed[name] = max(allowed[name], 2 * float(gap[np.isfinite(gap)].max(initial=0.0)))
+
+
+def _ulp(graph: Graph, name: str, value: NDArray[Any]) -> float:
+    finite = np.abs(value[np.isfinite(value)])
+    return LAMBDA * unit_of(graph, name) * float(finite.max(initial=0.0))

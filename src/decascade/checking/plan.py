@@ -1,0 +1,80 @@
+"""How many samples a verification is worth, of which sizes, and whether the framework takes part."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from decascade.checking.models import Plan, Subject
+from decascade.checking.samples import ODD, SIZES, Batch, Range, batches, open_sizes, sample_shape
+from decascade.cost.macs import Macs
+from decascade.errors import UsageError
+
+BUDGET = 3e9
+"""Multiply-accumulates of one float64 pass over all samples: some seconds on two cores."""
+LEAST, MOST = 3, 24
+
+
+def work(subject: Subject) -> float:
+    """Multiply-accumulates of one sample; open sizes (which the cost model counts as 1) at the size first tried."""
+    graph = subject.graph
+    area = [
+        prod(sample_shape(graph, name, SIZES[0])) / prod(sample_shape(graph, name, 1)) for name in graph.inputs
+    ]
+    return Macs().graph_cost(graph).value * max(area, default=1.0)
+
+
+def samples_for(macs: float) -> int:
+    """As many samples as the budget allows, within bounds."""
+    return int(min(max(BUDGET // max(macs, 1.0), LEAST), MOST))
+
+
+def plan(subject: Subject, limits: Range, rng: np.random.Generator) -> Plan:
+    """Batches that the model runs on: open sizes are tried in turn, an odd one last.
+
+    Raises:
+        UsageError: the model runs on none of them, neither in its framework nor in NumPy.
+    """
+    count = samples_for(work(subject))
+    problems = list[str]()
+    for size in SIZES if open_sizes(subject.graph) else SIZES[:1]:
+        found = batches(subject.graph, count, limits, rng, size)
+        framework, note = _runs(subject, found[0])
+        if framework or _interprets(subject, found[0]):
+            extra = batches(subject.graph, LEAST, limits, rng, ODD) if open_sizes(subject.graph) else []
+            taken = [*found, *(b for b in extra if _runs(subject, b)[0] or (not framework and _interprets(subject, b)))]
+            return Plan(taken, framework, (note,) if note else ())
+        problems.append(note)
+    raise UsageError(f"the model runs neither in its framework nor in NumPy, so nothing can be verified: {problems[-1]}")
+
+
+def with_data(subject: Subject, found: list[Batch]) -> Plan:
+    """The user's own data instead.
+
+    Raises:
+        UsageError: the model runs on it neither in its framework nor in NumPy.
+    """
+    framework, note = _runs(subject, found[0])
+    if not framework and not _interprets(subject, found[0]):
+        raise UsageError(f"the model does not run on the data: {note}")
+    return Plan(found, framework, (note,) if note else ())
+
+
+def _runs(subject: Subject, batch: Batch) -> tuple[bool, str]:
+    """Whether the framework runs the model on a batch, and if not, why in one line."""
+    try:
+        subject.framework(batch)
+    except ImportError as error:
+        return False, f"{error.name or subject.format.name} is not installed: only the float64 interpreter was asked"
+    except Exception as error:  # frameworks raise what they like on a size or an operation that they cannot run
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        return False, f"{subject.format.name} cannot run the model: {words[0][:160]}"
+    return True, ""
+
+
+def _interprets(subject: Subject, batch: Batch) -> bool:
+    try:
+        return subject.oracle(batch) is not None
+    except ValueError:
+        return False

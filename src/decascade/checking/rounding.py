@@ -1,0 +1,174 @@
+"""How far rounding alone can move a result: bounds and noise from the arithmetic, no fixed tolerances.
+
+A stored or computed float has relative error at most u, half its dtype's spacing (2⁻²⁴ for float32).  An inner
+product of n terms computed in any order is off by about λ·√n·u·Σ|w||x| with high probability (Higham & Mary 2019,
+"A new approach to probabilistic rounding error analysis"; λ = 4 here), and by at most γ_n·Σ|w||x|, γ_n = n·u/(1−n·u).
+Σ|w||x| is what the *magnitude* of an operation computes from the absolute values of its inputs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from math import prod, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decascade.algebra.conv import Conv, ConvTranspose, Layer
+from decascade.errors import CannotInterpret
+from decascade.ir.activations import activate
+from decascade.ir.graph import Graph, Node
+from decascade.ir.interpret import evaluate
+from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, Foreign, GlobalPool, Op, Pad, Pool
+
+LAMBDA = 4.0
+U64 = 2.0**-53
+STEEPEST = {"relu": 1.0, "clip": 1.0, "abs": 1.0, "neg": 1.0, "softsign": 1.0, "tanh": 1.0, "sigmoid": 0.25, "softplus": 1.0,
+            "gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1, "hard_swish": 1.5, "selu": 1.76}
+"""Largest slope of the activations that have one, rounded up; those with numbers of their own are in `_slope`."""
+PIECEWISE = frozenset({"relu", "clip", "abs", "neg", "leaky_relu", "prelu"})
+
+
+def unit(dtype: str) -> float:
+    """u of a dtype: half the spacing at 1."""
+    if dtype == "bfloat16":
+        return 2.0**-9
+    kind = np.dtype(dtype)
+    return float(np.finfo(kind).eps) / 2 if np.issubdtype(kind, np.floating) else 0.0
+
+
+def terms(op: Op, size: int) -> int:
+    """Length of the sums in `op`; `size`: spatial positions of its input."""
+    match op:
+        case Conv():
+            return op.weight[0].size + 1
+        case ConvTranspose():
+            return op.in_channels // op.groups * prod(op.kernel) + 1
+        case Dense():
+            return op.layer.weight.shape[1] + 1
+        case Pool(kind="avg"):
+            return prod(op.kernel)
+        case GlobalPool(kind="avg"):
+            return size
+        case Affine() | BiasMap() | Add() | Activation():
+            return 2
+        case _:
+            return 0
+
+
+def magnitude(op: Op) -> Op:
+    """The operation that maps bounds on |x| to bounds on the sums of absolute values in `op`, and errors to errors.
+
+    Raises:
+        CannotInterpret: an operation that has no largest slope (an exponential, something foreign).
+    """
+    match op:
+        case Conv() | ConvTranspose():
+            return _absolute(op)
+        case Dense():
+            layer = _absolute(op.layer)
+            assert isinstance(layer, Conv)
+            return Dense(layer)
+        case Affine():
+            return Affine(np.abs(op.scale), np.abs(op.shift))
+        case BiasMap():
+            return BiasMap(np.abs(op.values))
+        case Pad():
+            return replace(op, value=abs(op.value))
+        case Add():
+            return Add()
+        case Foreign():
+            raise CannotInterpret(f"{op.kind} has no known largest slope")
+        case _:
+            return op
+
+
+def _absolute(layer: Layer) -> Layer:
+    bias = None if layer.bias is None else np.abs(layer.bias)
+    return type(layer)(np.abs(layer.weight), bias, layer.stride, layer.dilation, layer.padding, layer.groups)
+
+
+def _slope(op: Activation) -> float:
+    match op.kind:
+        case "leaky_relu" | "elu":
+            return max(1.0, abs(op.params[0]))
+        case "hard_sigmoid":
+            return abs(op.params[0])
+        case "prelu" if op.slope is not None:
+            return max(1.0, float(np.abs(op.slope).max()))
+        case _ if op.kind in STEEPEST:
+            return STEEPEST[op.kind]
+        case _:
+            raise CannotInterpret(f"{op.kind} has no largest slope")
+
+
+def magnitudes(op: Op, arrays: list[NDArray[Any]]) -> NDArray[np.float64]:
+    """Bounds on the sums of absolute values in `op`, from bounds on the absolute values of its inputs."""
+    if isinstance(op, Activation):
+        at_zero = np.abs(activate(op, np.zeros((1, arrays[0].shape[1], *(1,) * (arrays[0].ndim - 2)))))
+        return _slope(op) * arrays[0] + at_zero
+    return evaluate(magnitude(op), arrays)[0]
+
+
+def spread(nodes: Iterable[Node], entry: str, exit_: str, x: NDArray[Any]) -> tuple[NDArray[np.float64], int]:
+    """Σ|w||x| through a segment, as an array of the shape of its output, and the number of its terms in series.
+
+    Raises:
+        CannotInterpret: an operation in it has no largest slope.
+    """
+    values: dict[str, NDArray[Any]] = {entry: np.abs(x)}
+    count = 0
+    for node in nodes:
+        arrays = [values[name] for name in node.inputs]
+        count += terms(node.op, prod(arrays[0].shape[2:]))
+        values[node.output] = magnitudes(node.op, arrays)
+    return values[exit_], count
+
+
+def noisy(
+    graph: Graph, inputs: Mapping[str, NDArray[Any]], rng: np.random.Generator, coherent: bool
+) -> dict[str, NDArray[Any]]:
+    """The graph's outputs in float64 where every operation is off by what rounding in its own dtype can do to it.
+
+    The signs of the errors are random: one per number, or (`coherent`) one per channel, as weights that are rounded
+    once err the same way everywhere.
+
+    Raises:
+        CannotInterpret: an operation without a meaning in NumPy.
+    """
+    values: dict[str, NDArray[Any]] = {k: v.astype(np.float64) if v.dtype.kind == "f" else v for k, v in inputs.items()}
+    uses = Counter(name for node in graph.nodes for name in node.inputs)
+    for node in graph.nodes:
+        arrays = [values[name] for name in node.inputs]
+        results = evaluate(node.op, arrays)
+        for name, result in zip(node.outputs, results, strict=True):
+            values[name] = result + _noise(node.op, arrays, result, unit_of(graph, name), rng, coherent)
+        uses.subtract(node.inputs)
+        for name in node.inputs:
+            if not uses[name] and name not in graph.outputs:
+                values.pop(name, None)
+    return {name: values[name] for name in graph.outputs}
+
+
+def unit_of(graph: Graph, name: str) -> float:
+    return unit(graph.tensors[name].dtype)
+
+
+def _noise(
+    op: Op, arrays: list[NDArray[Any]], result: NDArray[Any], u: float, rng: np.random.Generator, coherent: bool
+) -> NDArray[np.float64] | float:
+    if result.dtype.kind != "f" or not u:
+        return 0.0
+    length = terms(op, prod(arrays[0].shape[2:]) if arrays and arrays[0].ndim > 2 else 1)
+    if isinstance(op, Foreign) or (isinstance(op, Activation) and op.kind not in PIECEWISE):
+        # exponentials and the like are good to a few units in the last place of 1, whatever the implementation
+        scale: NDArray[Any] = LAMBDA * u * (np.abs(result) + (not isinstance(op, Foreign)))
+    elif not length or isinstance(op, Activation):
+        return 0.0
+    else:
+        scale = LAMBDA * sqrt(length) * u * magnitudes(op, [np.abs(a) for a in arrays])
+    shape = (1, *result.shape[1:2], *(1,) * (result.ndim - 2)) if coherent else result.shape
+    return np.where(np.isfinite(scale), scale, 0.0) * rng.choice((-1.0, 1.0), shape[: result.ndim])

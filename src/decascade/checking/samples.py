@@ -1,0 +1,146 @@
+"""Inputs to test a model on: the declared range, its corners and edges, single pixels at the border, several batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, cycle, islice
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decascade.errors import UsageError
+from decascade.ir.graph import Dim, Graph, Shape
+
+Batch = dict[str, NDArray[Any]]
+BATCHES = (1, 2, 5)
+SIZES = (32, 64, 224)
+"""Tried in turn for sizes that the model leaves open; the first that it accepts is taken."""
+ODD = 37
+"""An odd size that is tried as well: strides and windows end differently on it."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The interval that inputs are drawn from."""
+
+    lo: float = -1.0
+    hi: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.lo) and isfinite(self.hi) and self.lo < self.hi):
+            raise UsageError(f"input range {self.lo:g} {self.hi:g}: give two finite numbers, the smaller one first")
+
+    @property
+    def rest(self) -> float:
+        """Zero, or what is nearest to it."""
+        return min(max(0.0, self.lo), self.hi)
+
+
+def batches(graph: Graph, count: int, limits: Range, rng: np.random.Generator, size: int = SIZES[0]) -> list[Batch]:
+    """About `count` samples for the inputs of `graph`, in batches of 1, 2 and 5 where the batch is free.
+
+    `size` stands for every open spatial size.  Arrays are in the graph's layout and the inputs' own dtypes.
+
+    Raises:
+        UsageError: an input whose rank is not known.
+    """
+    shapes = {name: sample_shape(graph, name, size) for name in graph.inputs}
+    fixed = [graph.shape(name) for name in graph.inputs]
+    first = next((s[0] for s in fixed if s and isinstance(s[0], int)), None)
+    sizes = _batch_sizes(count, first)
+    rows = {name: _rows(shape, limits, rng) for name, shape in shapes.items()}
+    return [{name: _stack(islice(rows[name], n), graph.tensors[name].dtype) for name in shapes} for n in sizes]
+
+
+def sample_shape(graph: Graph, name: str, size: int) -> tuple[int, ...]:
+    """Shape of one sample of a tensor, `size` for each size that is open.
+
+    Raises:
+        UsageError: not even the rank is known.
+    """
+    shape = graph.shape(name)
+    if shape is None:
+        raise UsageError(f"input {name} has no known shape: give the model a stated input shape")
+    return tuple(_concrete(shape[1:], size))
+
+
+def open_sizes(graph: Graph) -> bool:
+    """Whether some input has a size, other than the batch, that is only known when the model runs."""
+    return any(isinstance(d, str) for name in graph.inputs for d in (graph.shape(name) or ())[1:])
+
+
+def _concrete(shape: Shape, size: int) -> Iterator[int]:
+    known: dict[Dim, int] = {}
+    for dim in shape:
+        # a second open size gets another value, so that height and width cannot be mistaken for each other
+        yield dim if isinstance(dim, int) else known.setdefault(dim, size * (len(known) + 1))
+
+
+def _batch_sizes(count: int, fixed: int | None) -> list[int]:
+    if fixed is not None:
+        return [fixed] * max(1, -(-count // max(fixed, 1)))
+    sizes = list[int]()
+    for n in chain(BATCHES, cycle(BATCHES[-1:])):
+        if sizes and sum(sizes) + n > count:
+            return sizes
+        sizes.append(n)
+    return sizes
+
+
+def _rows(shape: Sequence[int], limits: Range, rng: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+    """Without end: random, all low, all high, all at rest, single pixels in two corners, then random ones."""
+    middle, half = (limits.lo + limits.hi) / 2, (limits.hi - limits.lo) / 2
+
+    def uniform() -> NDArray[np.float64]:
+        return rng.uniform(limits.lo, limits.hi, shape)
+
+    def pixel(corner: int) -> NDArray[np.float64]:
+        row = np.full(shape, limits.rest)
+        row[(..., *(corner,) * (len(shape) - 1))] = limits.hi if limits.hi != limits.rest else limits.lo
+        return row
+
+    yield uniform()
+    yield np.full(shape, limits.lo)
+    yield np.full(shape, limits.hi)
+    yield np.full(shape, limits.rest)
+    yield pixel(0)
+    yield pixel(-1)
+    while True:
+        yield np.clip(rng.normal(middle, half / 2, shape), limits.lo, limits.hi)
+        yield uniform()
+
+
+def _stack(rows: Iterator[NDArray[np.float64]], dtype: str) -> NDArray[Any]:
+    stacked = np.stack(list(rows))
+    kind = np.dtype(dtype) if dtype != "bfloat16" else np.dtype(np.float32)
+    return stacked.astype(kind) if kind.kind == "f" else np.rint(np.abs(stacked)).astype(kind)
+
+
+def from_data(graph: Graph, arrays: Mapping[str, NDArray[Any]], batch: int = 32) -> list[Batch]:
+    """The user's own arrays, one per input in the graph's layout, cut into batches.
+
+    Raises:
+        UsageError: another number of samples per input, or a shape that does not fit.
+    """
+    counts = {len(a) for a in arrays.values()}
+    if len(counts) != 1 or not min(counts):
+        raise UsageError(f"data with {sorted(counts)} samples per input: give the same number, at least one, for each")
+    for name, array in arrays.items():
+        shape = graph.shape(name)
+        if shape is not None and not _fits(array.shape[1:], shape[1:]):
+            raise UsageError(f"data of shape {array.shape[1:]} per sample for input {name} of shape {shape[1:]}")
+    total = counts.pop()
+    fixed = next((s[0] for s in map(graph.shape, graph.inputs) if s and isinstance(s[0], int)), None)
+    step = fixed or batch
+    starts = range(0, total - total % step if fixed else total, step)
+    if not starts:
+        raise UsageError(f"{total} samples for a model of fixed batch {step}: give at least {step}")
+    dtypes = {name: np.dtype(graph.tensors[name].dtype) for name in arrays}
+    return [{name: a[i : i + step].astype(dtypes[name]) for name, a in arrays.items()} for i in starts]
+
+
+def _fits(given: Sequence[int], stated: Sequence[Dim]) -> bool:
+    return len(given) == len(stated) and all(isinstance(d, str) or d == n for n, d in zip(given, stated, strict=True))

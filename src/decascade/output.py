@@ -1,0 +1,108 @@
+"""Files are written beside their place and renamed into it: all of them, or none."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from decascade.errors import OutputError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL_WORDS = ("no space left", "file too large", "disk quota", "errno = 28", "errno = 27")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A file to be: its place, and what writes it to the path it is given."""
+
+    path: Path
+    write: Callable[[Path], object]
+
+
+def check_place(path: Path, inputs: Sequence[Path], force: bool) -> None:
+    """That a file can be put there, found out before any work is done.
+
+    Raises:
+        OutputError: it is an input, exists (without `force`), is no regular file, or its folder is missing or read-only.
+    """
+    folder = path.parent
+    for source in inputs:
+        if path.exists() and source.exists() and path.samefile(source):
+            raise OutputError(f"{path} is the input itself, which is never changed: choose another output name")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: give a file name in it")
+    if os.path.lexists(path) and not path.is_file():
+        raise OutputError(f"{path} is not a regular file: choose another output name")
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists: choose another name, or allow overwriting it with --force (force=True)")
+    if not folder.is_dir():
+        raise OutputError(f"{path}: there is no folder {folder}: make it first")
+    _scratch(folder).cleanup()
+
+
+def write_all(items: Sequence[Item]) -> None:
+    """Write every file beside its place, then rename all; on any failure nothing is left behind.
+
+    A writer may make further files beside the one it is given (ONNX external data): they move with it.
+
+    Raises:
+        OutputError: a folder that cannot be written to, a full disk.
+    """
+    with ExitStack() as stack:
+        staged = [(item, Path(stack.enter_context(_scratch(item.path.parent.resolve())))) for item in items]
+        moves = list[tuple[Path, Path]]()
+        for item, folder in staged:
+            _write(item, folder)
+            target = item.path.resolve()
+            made = sorted(folder.iterdir(), key=lambda p: p.name == item.path.name)
+            moves += [(p, target if p.name == item.path.name else target.parent / p.name) for p in made]
+        for source, target in moves:
+            try:
+                os.replace(source, target)
+            except OSError as error:
+                raise _refused(target, error) from error
+
+
+def _scratch(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix=".decascade-", dir=folder)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written to: {error.strerror or error}") from error
+
+
+def _write(item: Item, folder: Path) -> None:
+    place = folder / item.path.name
+    try:
+        item.write(place)
+        for made in folder.iterdir():
+            _settle(made)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise _refused(item.path, error) from error
+    except Exception as error:
+        # libraries wrap a full disk in errors of their own
+        if any(words in str(error).lower() for words in FULL_WORDS) or shutil.disk_usage(folder).free == 0:
+            raise _refused(item.path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
+        raise
+
+
+def _settle(path: Path) -> None:
+    """Down to the disk, which may only now find out that it is full; readable as a new file would be."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
+def _refused(path: Path, error: OSError) -> OutputError:
+    if error.errno in FULL or any(words in str(error).lower() for words in FULL_WORDS):
+        return OutputError(f"{path}: the disk is full ({os.strerror(error.errno or errno.ENOSPC)}); nothing was written")
+    return OutputError(f"{path} cannot be written: {error.strerror or error}; nothing was written")

@@ -1,0 +1,163 @@
+"""The report for people: rich tables that fit 80 columns."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import IO
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from decascade.report.facts import CascadeFacts, CostFacts, Report, VerificationFacts
+
+WIDTH = 80
+
+
+def console(file: IO[str] | None = None) -> Console:
+    """A console on `file` (default: standard output): as wide as the terminal, 80 columns where there is none."""
+    probe = Console(file=file, highlight=False)
+    return probe if probe.is_terminal else Console(file=file, highlight=False, width=WIDTH)
+
+
+def report_text(report: Report) -> str:
+    """The report in plain text, 80 columns."""
+    return _plain(render(report))
+
+
+def verification_text(facts: VerificationFacts) -> str:
+    """A verification in plain text, 80 columns."""
+    return _plain(render_verification(facts, ("the first model", "the second model")))
+
+
+def render(report: Report) -> RenderableType:
+    """The whole report as something that rich can print."""
+    merged = [c for c in report.cascades if c.decision == "merged"]
+    left = [c for c in report.cascades if c.decision == "left"]
+    planned = report.action == "inspect"
+    parts: list[RenderableType] = [_headline(report, len(merged), planned)]
+    if merged:
+        parts += [Text("\nTo merge" if planned else "\nMerged", style="bold green"), _cascades(merged)]
+    if left:
+        parts += [Text("\nLeft alone", style="bold yellow"), _cascades(left)]
+    parts += [Text("\nThe model", style="bold"), _totals(report)]
+    if report.verification is not None:
+        parts.append(render_verification(report.verification))
+    parts += [Text(f"Note: {note}") for note in report.notes]
+    if report.output is not None:
+        parts.append(Text(f"Written to {report.output}"))
+    return Group(*parts)
+
+
+def render_verification(facts: VerificationFacts, names: tuple[str, str] = ("original", "merged")) -> RenderableType:
+    """The comparison in a few lines; `names` stand for the two models."""
+    verdict = "same function up to rounding" if facts.same else "NOT the same function"
+    style = "bold green" if facts.same else "bold red"
+    head = "Verified: " if facts.same else "Checked: "
+    lines = [Text.assemble((head, "bold"), (verdict, style), f", {facts.samples} samples")]
+    by = "in the framework itself" if facts.by == "framework" else "in float64 (framework not at hand)"
+    lines.append(
+        Text(f"  largest difference {facts.max_abs:.2g} ({facts.max_rel:.1g} of the output's range), {by};"
+             f" rounding can explain {facts.tolerance:.2g}")
+    )
+    if facts.worst is not None and facts.max_abs > 0:
+        w = facts.worst
+        lines.append(Text(f"  at output {w.output}{list(w.index)}: {w.a:.9g} in {names[0]}, {w.b:.9g} in {names[1]}"))
+    if facts.exact_error is not None:
+        lines.append(Text(f"  in float64 the two differ by {facts.exact_error:.2g}"))
+    if facts.original_fp32_error is not None and facts.merged_fp32_error is not None:
+        ratio = "" if facts.fp32_ratio is None else f", {facts.fp32_ratio:.2f} times"
+        lines.append(
+            Text(f"  float32 error against {names[0]} in float64: {facts.original_fp32_error:.2g} {names[0]},"
+                 f" {facts.merged_fp32_error:.2g} {names[1]}{ratio}")
+        )
+    return Group(*lines, *(Text(f"  {note}") for note in facts.notes))
+
+
+def quantity(value: float) -> str:
+    """Three digits and a unit: 12.3 M."""
+    for size, sign in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
+        if value >= size:
+            return f"{value / (1e3 if size == 1e4 else size):.3g}{sign}"
+    return f"{value:,.0f}"
+
+
+def change(before: float, after: float | None) -> str:
+    """How the cost changes, in words: 3.1 × less."""
+    if after is None:
+        return ""
+    if after == before:
+        return "the same"
+    if not before or not after:
+        return ""
+    return f"{before / after:.3g} × less" if after < before else f"{after / before:.3g} × more"
+
+
+def chain(layers: Sequence[str]) -> str:
+    """The layers of a cascade in a few words."""
+    shown = list(layers) if len(layers) <= 4 else [*layers[:2], f"… {len(layers) - 3} more …", layers[-1]]
+    return " → ".join(shown)
+
+
+def _headline(report: Report, merged: int, planned: bool) -> Text:
+    found = len(report.cascades)
+    verb = "to merge" if planned else "merged"
+    count = "no cascade" if not found else "1 cascade" if found == 1 else f"{found} cascades"
+    split = f": {merged} {verb}, {found - merged} left alone" if found else " of linear layers: nothing to merge"
+    return Text.assemble((report.model, "bold"), f": {count}{split} (target {report.target})")
+
+
+def _cascades(rows: Iterable[CascadeFacts]) -> Table:
+    table = _table()
+    table.add_column("layers", ratio=9, overflow="fold")
+    table.add_column("what and why", ratio=10, overflow="fold")
+    table.add_column("cost", ratio=6, overflow="fold")
+    for row in rows:
+        table.add_row(Text(chain(row.layers)), Text(_why(row)), Text(_cost(row.cost)))
+    return table
+
+
+def _why(row: CascadeFacts) -> str:
+    borders = {"free": "border needs nothing", "bias": "border: bias corrected", "ring": "border: ring corrected", "": ""}
+    border = borders[row.border]
+    if row.decision == "left":
+        return row.reason
+    error = "" if row.error is None else f"; error {row.error.max_rel:.0e}"
+    return f"{row.reason}; {row.tier}{f'; {border}' if border else ''}{error}"
+
+
+def _cost(cost: CostFacts) -> str:
+    if cost.after is None:
+        return quantity(cost.before)
+    return f"{quantity(cost.before)} → {quantity(cost.after)}\n{change(cost.before, cost.after)}"
+
+
+def _totals(report: Report) -> Table:
+    table = _table()
+    for name in ("", "before", "after", ""):
+        table.add_column(name, justify="left" if not name else "right")
+    cost, layers = report.cost, report.layers
+    rows = [
+        ("convolution and dense layers", float(layers.before), float(layers.after)),
+        (cost.unit, cost.before, cost.after),
+        ("parameters", float(cost.parameters_before), _float(cost.parameters_after)),
+    ]
+    for name, before, after in rows:
+        table.add_row(name, quantity(before), "" if after is None else quantity(after), change(before, after))
+    return table
+
+
+def _float(value: int | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _table() -> Table:
+    return Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+
+
+def _plain(what: RenderableType) -> str:
+    buffer = io.StringIO()
+    Console(file=buffer, width=WIDTH, color_system=None, highlight=False, legacy_windows=False).print(what)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
