@@ -1,0 +1,108 @@
+"""The ONNX format: `.onnx` files, live `onnx.ModelProto` and `onnx_ir.Model`; opset 7 and up."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decascade.errors import FormatError
+from decascade.formats.base import Arrays, Document
+from decascade.formats.onnx_model import OnnxModel, from_ir, from_proto, load_model, save_model
+from decascade.formats.onnx_read import graph_of
+from decascade.formats.onnx_run import run_model
+from decascade.formats.onnx_view import view_of
+from decascade.formats.onnx_write import rewritten
+from decascade.ir.graph import Graph
+
+
+class OnnxFormat:
+    """Satisfies `formats.base.Format`.
+
+    A model that was read from a file is an `OnnxModel`, and so is what `write` makes of it; a live `onnx.ModelProto` or
+    `onnx_ir.Model` comes back as what it was.  `run` and `save` take all three.
+    """
+
+    name = "onnx"
+    extensions: tuple[str, ...] = (".onnx",)
+
+    def owns(self, model: object) -> bool:
+        """Whether it is an `onnx.ModelProto`, an `onnx_ir.Model` or an `OnnxModel`; imports neither package."""
+        return isinstance(model, OnnxModel) or _kind(model) in ("ModelProto", "Model")
+
+    def read(self, source: Path | object) -> Document:
+        """Read a file or a live model.
+
+        Raises:
+            FormatError: missing, empty, truncated, of another format, an opset below 7, NaN or infinite weights.
+            UnsafeModelError: external data outside the model's folder; nothing of it is read.
+        """
+        path = Path(source) if isinstance(source, str | Path) else None
+        _need_onnx()
+        model = _held(source)
+        view = view_of(model)
+        return Document("onnx", graph_of(view), model if path else source, path, state=view)
+
+    def write(self, document: Document, graph: Graph) -> Any:
+        """The model with the nodes that `graph` lacks left out and its new ones put in.
+
+        Raises:
+            FormatError: an operation that the model's opset cannot say, or weights that leave its element type.
+        """
+        model = rewritten(document.state, document.graph, graph)
+        if _kind(document.native) == "Model":
+            return import_module("onnx_ir.serde").deserialize_model(model.proto())
+        return model.proto() if _kind(document.native) == "ModelProto" else model
+
+    def live(self, native: Any) -> Any:
+        """The object a user expects in place of an `OnnxModel`: an `onnx.ModelProto`."""
+        return native.proto() if isinstance(native, OnnxModel) else native
+
+    def save(self, native: Any, path: Path) -> None:
+        """Write to exactly `path`; where the weights pass 2 GiB, or came as external data, they go to PATH.data."""
+        save_model(_held(native), path)
+
+    def run(self, native: Any, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
+        """The outputs that onnxruntime gives, unoptimised, on one thread; in the model's own element types.
+
+        Raises:
+            FormatError: onnxruntime is not installed, or does not accept the model.
+            UsageError: inputs that are not those of the model.
+        """
+        return cast(dict[str, NDArray[np.float32]], run_model(_held(native), inputs))
+
+    def to_graph(self, document: Document, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        """ONNX is channels-first, as the graph is: the array itself."""
+        return array
+
+
+def _kind(model: object) -> str:
+    """The name of a live object's class where its package is ONNX's, else ""."""
+    kind = type(model)
+    return kind.__name__ if kind.__module__.partition(".")[0] in ("onnx", "onnx_ir") else ""
+
+
+def _held(source: Any) -> OnnxModel:
+    if isinstance(source, OnnxModel):
+        return source
+    if isinstance(source, str | Path):
+        return load_model(Path(source))
+    if _kind(source) == "ModelProto":
+        return from_proto(source)
+    if _kind(source) == "Model":
+        return from_ir(source)
+    kind = type(source).__name__
+    raise FormatError(f"an object of type {kind} is no ONNX model: give a path, a ModelProto or an onnx_ir.Model")
+
+
+def _need_onnx() -> None:
+    try:
+        import_module("onnx")
+    except ImportError:
+        raise FormatError("reading an ONNX model needs the onnx package: pip install onnx") from None
+
+
+FORMAT = OnnxFormat()

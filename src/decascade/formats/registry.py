@@ -1,0 +1,67 @@
+"""The formats, in order.  Adding one is one module with a `FORMAT` and one row here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from decascade.errors import FormatError
+from decascade.formats.base import Format
+
+
+@dataclass(frozen=True)
+class Row:
+    """A format as known before its module is imported.
+
+    `packages`: top-level packages whose classes a live object of this format is, or derives from.
+    `accepts`: those live objects in words.
+    """
+
+    name: str
+    extensions: tuple[str, ...]
+    module: str
+    packages: tuple[str, ...]
+    accepts: str
+
+    def load(self) -> Format:
+        """The format's module, imported now; the framework itself is only imported when it is used."""
+        return cast(Format, import_module(self.module).FORMAT)
+
+
+# Keras before PyTorch: under its torch backend a keras.Model is also a torch.nn.Module.
+ROWS: tuple[Row, ...] = (
+    Row("onnx", (".onnx",), "decascade.formats.onnx", ("onnx", "onnx_ir"), "onnx.ModelProto, onnx_ir.Model"),
+    Row("keras", (".keras", ".h5", ".hdf5"), "decascade.formats.keras", ("keras",), "keras.Model"),
+    Row("torch", (".pt2",), "decascade.formats.torch", ("torch",), "torch.nn.Module"),
+)
+
+
+def format_of(model: object) -> Format:
+    """The format of a file, by its extension, or of a live object, by the package of its class or a base of it.
+
+    Raises:
+        FormatError: no format has this extension, or owns this object; lists what is accepted.
+    """
+    if isinstance(model, str | Path):
+        suffix = Path(model).suffix.lower()
+        for row in ROWS:
+            if suffix in row.extensions:
+                return row.load()
+        told = f"extension {suffix}" if suffix else "no extension"
+        raise FormatError(f"{model}: {told}, so its format is unknown: {accepted()}")
+    packages = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+    for row in ROWS:
+        if packages.intersection(row.packages):
+            found = row.load()
+            if found.owns(model):
+                return found
+    kind = type(model)
+    raise FormatError(f"an object of type {kind.__module__}.{kind.__qualname__} is no model: {accepted()}")
+
+
+def accepted() -> str:
+    """What may be given as a model, in words."""
+    files = ", ".join(extension for row in ROWS for extension in row.extensions)
+    return f"give a file ({files}) or a live object ({', '.join(row.accepts for row in ROWS)})"
