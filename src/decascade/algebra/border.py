@@ -181,6 +181,10 @@ def _axis_classes(program: Program, spans: _Spans, axis: int) -> tuple[AxisClass
     if any(n is None for n in size.values()):
         return None
     positions = size[program.exit] if program.size[program.exit] else 1
+    if program.size[program.exit] and not _cuts(program, axis):
+        taps = program.reach[program.entry][axis]
+        entry = _on_entry(taps.start, taps.start + taps.reach, taps.stride, 0, (positions or 1) - 1, size[program.entry] or 0)
+        return (AxisClass(0, positions or 0, {}, entry, None),)
     at = np.arange(positions or 0, dtype=np.int64)
     seen, outside = _propagate(program, spans, axis, at)
     stride = {n: axes[axis].stride if axes else 0 for n, axes in program.reach.items()}
@@ -203,6 +207,15 @@ def _axis_classes(program: Program, spans: _Spans, axis: int) -> tuple[AxisClass
         hull = (min(o[0] for o in off), max(o[1] for o in off)) if off else None
         classes.append(AxisClass(start, stop, windows, reach, hull))
     return tuple(classes)
+
+
+def _cuts(program: Program, axis: int) -> bool:
+    """Whether some step pads a map between, or scales by position, along an axis."""
+    return any(
+        isinstance(step.op, Scale)
+        or (isinstance(step.op, Conv) and step.inputs[0] != program.entry and max(step.op.padding[axis]) > 0)
+        for step in program.steps
+    )
 
 
 def _relative(run: _Run, origin: Ints) -> _Run:

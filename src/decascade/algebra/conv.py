@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -134,7 +135,7 @@ class Conv(_Layer):
     def in_channels(self) -> int:
         return self.weight.shape[1] * self.groups
 
-    @property
+    @cached_property
     def axes(self) -> tuple[Axis, ...]:
         """The taps along each spatial axis."""
         fields = zip(self.kernel, self.stride, self.dilation, self.padding, strict=True)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from decascade.algebra.border import Border, Kind, find_border
 from decascade.algebra.conv import Conv, ConvTranspose
-from decascade.algebra.program import Flat
+from decascade.algebra.program import Flat, Program
 from decascade.cost import Cost, Target
 from decascade.cost.count import parameters
 from decascade.errors import AlgebraError
 from decascade.ir.graph import Graph, Node, Tensor
-from decascade.ir.ops import Flatten, Upsample
+from decascade.ir.ops import Dense, Flatten, Upsample
 from decascade.regions.forms import Builder, write_form
 from decascade.regions.kernels import Composed, Sketched
 from decascade.regions.lower import Refusal, is_convolution, lower
@@ -56,7 +58,7 @@ class Candidate:
 
     segment: Segment
     form: str
-    kind: Kind
+    kind: Kind | Literal[""]
     cost: Cost
     kernel: tuple[int, ...]
     border: Border | None
@@ -75,6 +77,9 @@ def candidate(graph: Graph, sized: Graph, segment: Segment, options: Options) ->
     if isinstance(program, Refusal):
         return program
     try:
+        dear = _dearer_anyway(program, sized, segment, options)
+        if dear is not None:
+            return dear
         border = find_border(program)
     except AlgebraError as error:
         return Refusal(str(error), segment.exit)
@@ -86,12 +91,33 @@ def candidate(graph: Graph, sized: Graph, segment: Segment, options: Options) ->
     return _cheapest(graph, sized, segment, border, options)
 
 
+def _dearer_anyway(program: Program, sized: Graph, segment: Segment, options: Options) -> Candidate | None:
+    """A segment whose one convolution, border left aside, already costs more: no form of it can pay.  Most end here."""
+    if options.policy == "always":
+        return None
+    axes, rank = program.reach[segment.entry], program.rank
+    out, groups = program.channels[segment.exit], program.groups
+    weight = np.broadcast_to(np.float32(0), (out, program.channels[segment.entry] // groups, *(a.taps for a in axes)))
+    conv = Conv(weight, None, [a.stride for a in axes], groups=groups)
+    tensors = sized.tensors
+    if any(isinstance(step.op, Flat) for step in program.steps):
+        return None
+    node = Node("sketch", conv if rank else Dense(conv), (segment.entry,), (segment.exit,))
+    cost = options.target.segment_cost([node], tensors)
+    if cost.value <= options.target.segment_cost(segment.nodes, tensors).value:
+        return None
+    return Candidate(segment, "conv", "", cost, tuple(a.taps for a in axes), None)
+
+
 def _cheapest(graph: Graph, sized: Graph, segment: Segment, border: Border, options: Options) -> Candidate | Refusal:
     own = sum(parameters(n) for n in segment.nodes)
     kernel = tuple(a.taps for a in border.program.reach[segment.entry])
     before = options.target.segment_cost(segment.nodes, sized.tensors)
     found, capped = list[tuple[bool, bool, Cost, str]](), list[float]()
     for form in FORMS[border.kind]:
+        if (least := _least_stored(form, border)) > options.max_growth * own:
+            capped.append(least / max(own, 1))
+            continue
         growth, cost = _cost_of_form(form, graph, sized, segment, border, options)
         if growth > options.max_growth * own:
             capped.append(growth / max(own, 1))
@@ -108,6 +134,20 @@ def _cheapest(graph: Graph, sized: Graph, segment: Segment, border: Border, opti
         if border.kind != "bias" or form in ("map", "tiles") or _exists(form, border):
             return Candidate(segment, form, border.kind, cost, kernel, border)
     return Refusal("the bias of an inner layer stops at the border in a way that no single layer can copy at unknown size")
+
+
+def _least_stored(form: str, border: Border) -> int:
+    """A lower bound on the numbers that a form stores, from the taps per axis alone."""
+    program = border.program
+    taps = program.channels[program.exit] * program.channels[program.entry] // program.groups
+    for axis, classes in zip(program.reach[program.entry], border.axes, strict=True):
+        if form == "tiles" and classes:
+            taps *= sum(max(c.entry[1] - c.entry[0], 0) // axis.step + 1 for c in classes)
+        elif form == "strips" and classes:
+            taps *= axis.taps + sum((c.outside[1] - c.outside[0]) // axis.step + 1 for c in classes if c.outside)
+        elif not border.single:
+            taps *= axis.taps
+    return taps
 
 
 def _exists(form: str, border: Border) -> bool:
@@ -175,15 +215,5 @@ def is_cascade(nodes: Sequence[Node]) -> bool:
     return sum(map(is_convolution, nodes)) > 1
 
 
-def ends_in_vector(border: Border) -> bool:
-    return any(isinstance(step.op, Flat) for step in border.program.steps)
-
-
 def _times(kernel: Sequence[int]) -> str:
     return "x".join(map(str, kernel)) or "dense"
-
-
-def sizes_of(candidates: Sequence[Candidate]) -> Iterator[str]:
-    """Kernel sizes in words, for the report."""
-    for c in candidates:
-        yield _times(c.kernel)

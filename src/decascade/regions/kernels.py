@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, combinations
 from typing import Protocol
@@ -39,6 +39,7 @@ class Composed:
     """The real kernels, in float64."""
 
     border: Border
+    _bounded: dict[tuple[int | None, ...], Conv] = field(default_factory=dict[tuple[int | None, ...], Conv], repr=False)
 
     def whole(self) -> Conv:
         """The one kernel of a free border."""
@@ -73,7 +74,9 @@ class Composed:
         return trim(seen or no_taps(total), 64 * np.finfo(np.float64).eps * scale)
 
     def _partly_bounded(self, index: tuple[int | None, ...]) -> Conv:
-        return pull_back(self.border.program, windows_of(self.border, index))
+        if index not in self._bounded:
+            self._bounded[index] = pull_back(self.border.program, windows_of(self.border, index))
+        return self._bounded[index]
 
     def shift(self) -> tuple[Float64, Conv] | None:
         ones = self._ones

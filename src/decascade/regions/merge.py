@@ -17,6 +17,7 @@ from decascade.regions.explain import apart, left_reason, merged_reason
 from decascade.regions.lower import is_convolution
 from decascade.regions.partition import Block, Partition
 from decascade.regions.rewrites import rewrite_locally
+from decascade.regions.split import cheaper_split
 
 NOMINAL = 64
 """The height and width that unknown sizes are costed at."""
@@ -72,6 +73,9 @@ def merge_graph(graph: Graph, options: Options, progress: Progress | None = None
         cascades += _left_rows(partition, chain, blocks)
     cascades += [_apart_row(partition, *pair) for pair in apart(local, chains)]
     merged_graph = _apply(local, edits)
+    if options.policy == "profitable":
+        merged_graph, rows = _split(merged_graph, options)
+        cascades = _joined(cascades, rows)
     check(merged_graph)
     report("finding and costing cascades", 1.0)
     return merged_graph, _with_origins(graph, cascades, changes)
@@ -96,6 +100,41 @@ class _Edit:
     chosen: Candidate
     nodes: tuple[Node, ...]
     tensors: dict[str, Tensor]
+
+
+def _split(graph: Graph, options: Options) -> tuple[Graph, list[Cascade]]:
+    """Every layer of the merged graph whose kernel has a rank that makes two layers cheaper, as those two."""
+    costed, rows = sized(graph), list[Cascade]()
+    nodes, tensors = list[Node](), dict[str, Tensor]()
+    for node in graph.nodes:
+        found = cheaper_split(graph, costed, node, options.target)
+        if found is None:
+            nodes.append(node)
+            continue
+        pair, middle, cost = found
+        nodes += pair
+        tensors[middle.name] = middle
+        before = options.target.segment_cost([node], costed.tensors)
+        reason = "1 layer -> two, exactly: its kernel has low rank"
+        rows.append(Cascade(layers_of([node]), "merged", "exact", reason, "free", before, cost, node.inputs[0], node.output,
+                            (node.name,), tuple(n.name for n in pair)))
+    return (graph.with_nodes(nodes, tensors) if rows else graph), rows
+
+
+def _joined(cascades: Sequence[Cascade], splits: Sequence[Cascade]) -> list[Cascade]:
+    """A split of what a merge made is one story with that merge."""
+    rows, rest = list[Cascade](), {row.removed[0]: row for row in splits}
+    for c in cascades:
+        for name in c.added:
+            if name in rest:
+                row = rest.pop(name)
+                added = tuple(n for old in c.added for n in (row.added if old == name else (old,)))
+                after = None if c.after is None or row.after is None else Cost(
+                    c.after.value - row.before.value + row.after.value,
+                    c.after.parameters - row.before.parameters + row.after.parameters)
+                c = replace(c, added=added, after=after, reason=f"{c.reason}, split in two (low rank)")
+        rows.append(c)
+    return [*rows, *rest.values()]
 
 
 class _Names:
