@@ -220,11 +220,7 @@ def _check_model(subject: Subject, native: object, limits: Range, seed: int, pro
     chosen = plan(subject, limits, rng)
     found = compare(subject, Subject(subject.format, subject.format.read(native)), chosen, rng, progress)
     if not found.same:
-        where = f" at output {found.worst.output}{list(found.worst.index)}" if found.worst else ""
-        raise VerificationError(
-            f"the merged model is off by {found.max_abs:.3g}{where}, where rounding explains {found.tolerance:.3g}"
-            " (please report this)"
-        )
+        raise VerificationError(f"the merged model is {found.complaint} (please report this)")
     return found
 
 

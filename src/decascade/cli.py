@@ -153,8 +153,7 @@ def verify(
     if not quiet:
         _console().print(render_verification(found, (Path(a).name, Path(b).name)))
     if not found.same:
-        told = f"off by {found.max_abs:.3g}, rounding explains {found.tolerance:.3g}"
-        raise VerificationError(f"{a} and {b} are not the same function: {told}")
+        raise VerificationError(f"{a} and {b} are not the same function: {found.complaint}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -39,11 +39,11 @@ def check_replacement(
     x = _inputs(before, entry, np.random.default_rng(seed), samples)
     try:
         y, z = run(old, {entry: x})[exit_], run(new, {entry: x})[exit_]
+        if y.shape != z.shape:
+            raise VerificationError(f"the replacement of {name} has output shape {z.shape} instead of {y.shape}")
         allowed = _allowed(old, new, entry, exit_, x)
     except CannotInterpret:
         return None
-    if y.shape != z.shape:
-        raise VerificationError(f"the replacement of {name} has output shape {z.shape} instead of {y.shape}")
     difference = np.abs(y - z)
     wrong = ~(difference <= allowed)
     if wrong.any():
@@ -56,10 +56,9 @@ def check_replacement(
 
 
 def _facts(y: NDArray[Any], difference: NDArray[Any], allowed: NDArray[Any], samples: int) -> ErrorFacts:
-    worst = float(difference.max(initial=0.0))
-    largest = float(np.abs(y).max(initial=0.0))
-    tight = int(np.argmax(difference / np.where(allowed > 0, allowed, 1.0)))
-    return ErrorFacts(worst, worst / largest if largest else 0.0, float(allowed.flat[tight]), samples)
+    at = int(np.argmax(difference))
+    worst, largest = float(difference.flat[at]), float(np.abs(y).max(initial=0.0))
+    return ErrorFacts(worst, worst / largest if largest else 0.0, float(allowed.flat[at]), samples)
 
 
 def _segment(graph: Graph, entry: str, exit_: str) -> Graph:

@@ -37,8 +37,9 @@ def _file(path: Path) -> object:
     if path.suffix.lower() not in (".npz", ".npy"):
         raise UsageError(f"data {path}: give a .npz file with an array x, or a .npy file")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        return dict(loaded) if path.suffix.lower() == ".npz" else loaded
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            return dict(loaded) if path.suffix.lower() == ".npz" else loaded
     except FileNotFoundError:
         raise UsageError(f"data {path} does not exist: check the name") from None
     except (OSError, ValueError, EOFError, BadZipFile) as error:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.checking.rounding import LAMBDA, noisy, terms, unit_of
+from decascade.checking.rounding import LAMBDA, Errs, noisy, terms, unit_of
 from decascade.checking.samples import Batch
 from decascade.errors import CannotInterpret, UsageError, VerificationError
 from decascade.formats.base import Document, Format
@@ -22,8 +22,8 @@ from decascade.report.facts import VerificationFacts, Worst
 
 Outputs = dict[str, NDArray[Any]]
 Progress = Callable[[str, float], None]
-DRAWS = (False, True)
-"""Random errors are drawn once per number and once per channel; twice the larger effect is allowed."""
+DRAWS: tuple[Errs, ...] = ("number", "channel")
+"""Errors of float sums are drawn once per number and once per channel; twice the larger effect is allowed."""
 ROUNDED = 2
 """Batches on which the effect of rounding is measured: random inputs, all low and all high."""
 
@@ -130,6 +130,16 @@ class _Tally:
     def within(self, allowed: Mapping[str, float]) -> bool:
         return all(d <= allowed[name] for name, d in self.difference.items())
 
+    def limit(self, allowed: Mapping[str, float]) -> float:
+        """What is allowed at the output that differs most."""
+        return allowed[self.worst.output] if self.worst else 0.0
+
+
+def widen(allowed: dict[str, float], mine: Mapping[str, float], theirs: Mapping[str, float] | None) -> None:
+    """Raise the limits to what rounding in both models does together."""
+    for name in mine.keys() | (theirs or {}).keys():
+        allowed[name] = max(allowed.get(name, 0.0), mine.get(name, 0.0) + (theirs or {}).get(name, 0.0))
+
 
 def distance(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
     """|x − y|; 0 where both are the same infinity or not a number, infinite where only one is."""
@@ -150,14 +160,12 @@ class _Tallies:
     fp32_a: _Tally = field(default_factory=_Tally)
     fp32_b: _Tally = field(default_factory=_Tally)
     allowed: dict[str, float] = field(default_factory=dict[str, float])
+    stored: dict[str, float] = field(default_factory=dict[str, float])
 
     def add(self, fa: Outputs | None, fb: Outputs | None, oa: Outputs | None, ob: Outputs | None) -> None:
         for tally, one, two in ((self.framework, fa, fb), (self.exact, oa, ob), (self.fp32_a, oa, fa), (self.fp32_b, oa, fb)):
             if one is not None and two is not None:
                 tally.add(one, two)
-
-    def allow(self, found: Mapping[str, float]) -> None:
-        self.allowed = {name: max(bound, self.allowed.get(name, 0.0)) for name, bound in found.items()}
 
     def facts(self, notes: tuple[str, ...]) -> VerificationFacts:
         main = self.framework if self.framework.samples else self.exact
@@ -165,14 +173,15 @@ class _Tallies:
             told = "; ".join(notes) or "an operation has no meaning in NumPy"
             raise UsageError(f"the model can be run neither by its framework nor in NumPy, so nothing can be verified: {told}")
         return VerificationFacts(
-            same=all(tally.within(self.allowed) for tally in (self.framework, self.exact, self.fp32_b)),
+            same=self.framework.within(self.allowed) and self.fp32_b.within(self.allowed) and self.exact.within(self.stored),
             max_abs=main.max_abs,
             max_rel=main.max_rel,
-            tolerance=self.allowed[main.worst.output] if main.worst else 0.0,
+            tolerance=main.limit(self.allowed if main is self.framework else self.stored),
             samples=main.samples,
             by="framework" if self.framework.samples else "float64",
             worst=main.worst,
             exact_error=self.exact.max_abs if self.exact.samples else None,
+            exact_tolerance=self.exact.limit(self.stored) if self.exact.samples else None,
             original_fp32_error=self.fp32_a.max_abs if self.fp32_a.samples else None,
             merged_fp32_error=self.fp32_b.max_abs if self.fp32_b.samples else None,
             notes=notes,
@@ -193,8 +202,9 @@ def compare(
 ) -> VerificationFacts:
     """Both models on the same batches (arrays in the graph's layout, by the input names of `a`).
 
-    The two may differ, in the framework and in float64, by what rounding every operation of either can do to the
-    outputs (`rounding.noisy`); without a float64 run, by what inputs rounded as often as there are operations do.
+    In the framework the two may differ by what rounding every operation of either can do to the outputs, in float64 by
+    what rounding their weights can (`rounding.noisy`).  Without a float64 run the allowance is measured in the framework:
+    the effect of errors of the inputs as large as those of all operations together.
 
     Raises:
         UsageError: inputs or outputs that do not correspond; or neither the framework nor NumPy can run both.
@@ -207,9 +217,10 @@ def compare(
         oa, ob = a.oracle(batch), b.oracle(other)
         tallies.add(fa, _renamed(fb, outputs), oa, _renamed(ob, outputs))
         if done < ROUNDED:
-            mine = _rounding(a, batch, oa, fa, rng)
-            theirs = _renamed(_rounding(b, other, ob, fb, rng), outputs)
-            tallies.allow({name: mine.get(name, 0.0) + theirs[name] for name in theirs} if theirs else mine)
+            widen(tallies.allowed, _rounding(a, batch, oa, fa, rng), _renamed(_rounding(b, other, ob, fb, rng), outputs))
+            if oa is not None and ob is not None:
+                both = _drawn(a, batch, oa, ("stored",), rng), _renamed(_drawn(b, other, ob, ("stored",), rng), outputs)
+                widen(tallies.stored, *both)
         if progress is not None:
             progress("verifying", (done + 1) / len(plan.batches))
     return tallies.facts(plan.notes)
@@ -234,11 +245,17 @@ def _rounding(
     """How far rounding can move each output of one model on one batch."""
     if clean is None:
         return {} if framework is None else _rounding_by_framework(subject, batch, framework, rng)
-    allowed = {name: _ulp(subject.graph, name, value) for name, value in clean.items()}
-    for coherent in DRAWS:
+    return _drawn(subject, batch, clean, DRAWS, rng)
+
+
+def _drawn(
+    subject: Subject, batch: Batch, clean: Outputs, draws: Sequence[Errs], rng: np.random.Generator
+) -> dict[str, float]:
+    allowed = {name: 0.0 if "stored" in draws else _ulp(subject.graph, name, value) for name, value in clean.items()}
+    for errs in draws:
         with np.errstate(all="ignore"):
-            off = noisy(subject.graph, batch, rng, coherent)
-        _widen(allowed, clean, off)
+            off = noisy(subject.graph, batch, rng, errs)
+        _effect(allowed, clean, off)
     return allowed
 
 
@@ -252,11 +269,11 @@ def _rounding_by_framework(subject: Subject, batch: Batch, clean: Outputs, rng: 
             name: (x * (1 + LAMBDA * unit_of(graph, name) * size * rng.choice((-1, 1), x.shape))).astype(x.dtype)
             for name, x in batch.items()
         }
-        _widen(allowed, clean, subject.framework(moved))
+        _effect(allowed, clean, subject.framework(moved))
     return allowed
 
 
-def _widen(allowed: dict[str, float], clean: Outputs, off: Mapping[str, NDArray[Any]]) -> None:
+def _effect(allowed: dict[str, float], clean: Outputs, off: Mapping[str, NDArray[Any]]) -> None:
     """Allow twice the effect that one draw of random errors had."""
     for name, value in clean.items():
         gap = distance(value, off[name])

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import prod, sqrt
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import evaluate
 from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, Foreign, GlobalPool, Op, Pad, Pool
 
+Errs = Literal["number", "channel", "stored"]
 LAMBDA = 4.0
 U64 = 2.0**-53
 STEEPEST = {"relu": 1.0, "clip": 1.0, "abs": 1.0, "neg": 1.0, "softsign": 1.0, "tanh": 1.0, "sigmoid": 0.25, "softplus": 1.0,
@@ -128,13 +129,11 @@ def spread(nodes: Iterable[Node], entry: str, exit_: str, x: NDArray[Any]) -> tu
     return values[exit_], count
 
 
-def noisy(
-    graph: Graph, inputs: Mapping[str, NDArray[Any]], rng: np.random.Generator, coherent: bool
-) -> dict[str, NDArray[Any]]:
+def noisy(graph: Graph, inputs: Mapping[str, NDArray[Any]], rng: np.random.Generator, errs: Errs) -> dict[str, NDArray[Any]]:
     """The graph's outputs in float64 where every operation is off by what rounding in its own dtype can do to it.
 
-    The signs of the errors are random: one per number, or (`coherent`) one per channel, as weights that are rounded
-    once err the same way everywhere.
+    The signs of the errors are random: one per "number" or one per "channel" for errors of float sums, and one per channel
+    for "stored", errors of the weights alone, which err the same way everywhere.
 
     Raises:
         CannotInterpret: an operation without a meaning in NumPy.
@@ -145,7 +144,7 @@ def noisy(
         arrays = [values[name] for name in node.inputs]
         results = evaluate(node.op, arrays)
         for name, result in zip(node.outputs, results, strict=True):
-            values[name] = result + _noise(node.op, arrays, result, unit_of(graph, name), rng, coherent)
+            values[name] = result + _noise(node.op, arrays, result, unit_of(graph, name), rng, errs)
         uses.subtract(node.inputs)
         for name in node.inputs:
             if not uses[name] and name not in graph.outputs:
@@ -158,11 +157,15 @@ def unit_of(graph: Graph, name: str) -> float:
 
 
 def _noise(
-    op: Op, arrays: list[NDArray[Any]], result: NDArray[Any], u: float, rng: np.random.Generator, coherent: bool
+    op: Op, arrays: list[NDArray[Any]], result: NDArray[Any], u: float, rng: np.random.Generator, errs: Errs
 ) -> NDArray[np.float64] | float:
     if result.dtype.kind != "f" or not u:
         return 0.0
     length = terms(op, prod(arrays[0].shape[2:]) if arrays and arrays[0].ndim > 2 else 1)
+    if errs == "stored":
+        if not isinstance(op, (Conv, ConvTranspose, Dense, Affine, BiasMap)):
+            return 0.0
+        length = 1
     if isinstance(op, Foreign) or (isinstance(op, Activation) and op.kind not in PIECEWISE):
         # exponentials and the like are good to a few units in the last place of 1, whatever the implementation
         scale: NDArray[Any] = LAMBDA * u * (np.abs(result) + (not isinstance(op, Foreign)))
@@ -170,5 +173,5 @@ def _noise(
         return 0.0
     else:
         scale = LAMBDA * sqrt(length) * u * magnitudes(op, [np.abs(a) for a in arrays])
-    shape = (1, *result.shape[1:2], *(1,) * (result.ndim - 2)) if coherent else result.shape
+    shape = (1, *result.shape[1:2], *(1,) * (result.ndim - 2)) if errs != "number" else result.shape
     return np.where(np.isfinite(scale), scale, 0.0) * rng.choice((-1.0, 1.0), shape[: result.ndim])

@@ -26,8 +26,8 @@ class CostFacts:
 class ErrorFacts:
     """A replacement against what it replaces, both in float64, the new weights as stored.
 
-    `allowed` is the rounding error that storing the weights can cause on these inputs, at the output where the
-    error comes closest to it; both are absolute.  `max_rel` is relative to the largest output of the segment.
+    `allowed` is the error that rounding the weights for storage can cause where `max_abs` was found; both are absolute.
+    `max_rel` is relative to the largest output of the segment.
     """
 
     max_abs: float
@@ -68,6 +68,7 @@ class VerificationFacts:
     tolerance: the difference that float32 rounding can explain on these inputs.
     by: "framework", or "float64" where the framework is not installed.
     exact_error: the two models in float64; None where a model cannot be run in NumPy.
+    exact_tolerance: the difference that rounding of the stored weights can explain there.
     original_fp32_error, merged_fp32_error: each model in its framework against the *original* in float64.
     """
 
@@ -79,6 +80,7 @@ class VerificationFacts:
     by: Literal["framework", "float64"]
     worst: Worst | None = None
     exact_error: float | None = None
+    exact_tolerance: float | None = None
     original_fp32_error: float | None = None
     merged_fp32_error: float | None = None
     notes: tuple[str, ...] = ()
@@ -89,6 +91,16 @@ class VerificationFacts:
         if not self.original_fp32_error or self.merged_fp32_error is None:
             return None
         return self.merged_fp32_error / self.original_fp32_error
+
+    @property
+    def complaint(self) -> str:
+        """What is wrong in half a sentence; empty where the two are the same."""
+        if self.same:
+            return ""
+        if self.max_abs <= self.tolerance and self.exact_error is not None and self.exact_tolerance is not None:
+            return f"off by {self.exact_error:.3g} in float64, where rounding of weights explains {self.exact_tolerance:.3g}"
+        where = f" at output {self.worst.output}{list(self.worst.index)}" if self.worst else ""
+        return f"off by {self.max_abs:.3g}{where}, where rounding explains {self.tolerance:.3g}"
 
     def __str__(self) -> str:
         from decascade.report.terminal import verification_text

@@ -66,7 +66,8 @@ def render_verification(facts: VerificationFacts, names: tuple[str, str] = ("ori
         w = facts.worst
         lines.append(Text(f"  at output {w.output}{list(w.index)}: {w.a:.9g} in {names[0]}, {w.b:.9g} in {names[1]}"))
     if facts.exact_error is not None:
-        lines.append(Text(f"  in float64 the two differ by {facts.exact_error:.2g}"))
+        limit = "" if facts.exact_tolerance is None else f"; rounding of weights can explain {facts.exact_tolerance:.2g}"
+        lines.append(Text(f"  in float64 the two differ by {facts.exact_error:.2g}{limit}"))
     if facts.original_fp32_error is not None and facts.merged_fp32_error is not None:
         ratio = "" if facts.fp32_ratio is None else f", {facts.fp32_ratio:.2f} times"
         lines.append(

@@ -1,0 +1,46 @@
+# make install   .venv with everything: all formats, tests, linters (pinned in requirements.lock)
+# make demo      inspect, merge and verify the shipped model; sets up a light environment of its own where there is no .venv
+# make test      sets up .venv, then lints, types, layers and tests: what CI runs
+# make lint      the first three of these
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+LIGHT := .venv-demo
+BIN := $(VENV)/bin
+# Nothing here needs the network but pip; frameworks stay quiet and within the machine's cores.
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export TF_CPP_MIN_LOG_LEVEL := 3
+
+.PHONY: install demo test lint clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q torch==2.13.0
+	$(BIN)/pip install -q -r requirements.lock
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+$(LIGHT)/.installed: requirements-demo.lock pyproject.toml
+	test -x $(LIGHT)/bin/python || $(PYTHON) -m venv $(LIGHT)
+	$(LIGHT)/bin/pip install -q -r requirements-demo.lock
+	$(LIGHT)/bin/pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+# The full environment where it is there, else the light one.
+DEMO := $(if $(wildcard $(VENV)/.installed),$(VENV),$(LIGHT))
+
+demo: $(DEMO)/.installed
+	$(DEMO)/bin/python examples/demo.py
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) $(LIGHT) demo-out build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
