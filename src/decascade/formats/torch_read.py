@@ -1,0 +1,219 @@
+"""A traced model as a graph: every call becomes an operation, or `Foreign` where it is not understood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from decascade.errors import FormatError, GraphError
+from decascade.formats.torch_common import WAY_ROUND, Traced, load
+from decascade.formats.torch_layout import read_layout
+from decascade.formats.torch_names import Names, input_guess
+from decascade.formats.torch_ops import Context
+from decascade.formats.torch_pure import call_name
+from decascade.formats.torch_shapes import exported_tensor, fake_shapes
+from decascade.formats.torch_table import read_call
+from decascade.formats.torch_values import Values, evaluator
+from decascade.ir.graph import Graph, Node, Shape, Tensor
+from decascade.ir.ops import Foreign, Op
+from decascade.ir.shapes import infer
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Where a node of the graph comes from: its fx nodes, one per output, and the fx nodes that its inputs are.
+
+    `inner` are the tensors between them, which are no tensors of the graph.
+    """
+
+    outputs: tuple[Any, ...]
+    inputs: tuple[Any, ...]
+    inner: frozenset[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A model that was read: its graph, and how the graph's nodes and tensors lie in the traced model."""
+
+    traced: Traced
+    values: Values
+    graph: Graph
+    sources: Mapping[str, Source]
+    nodes: Mapping[str, Node]
+    tensors: Mapping[Any, str]
+
+
+@dataclass(eq=False)
+class Reader:
+    """The state of one reading: what is known of every fx node so far."""
+
+    traced: Traced
+    values: Values
+    names: Names
+    tensors: dict[Any, Tensor] = field(default_factory=dict[Any, Tensor])
+    found: dict[Any, tuple[Op, tuple[Any, ...]]] = field(default_factory=dict[Any, tuple[Op, tuple[Any, ...]]])
+    _fake: Mapping[Any, Shape] | None = None
+
+    def shape(self, node: Any) -> Shape | None:
+        """The shape of a tensor, as far as it is known."""
+        known = self.tensors.get(node)
+        return known.shape if known is not None else None
+
+    def foreign_shape(self, node: Any) -> tuple[Shape | None, str | None]:
+        """What torch itself says of the result of a call that is not understood."""
+        if self.traced.exported:
+            return exported_tensor(node, self.traced.symbols)
+        if self._fake is None:
+            given = {name: self.tensors[node].shape for node, name in self._placeholders()}
+            self._fake = fake_shapes(self.traced.module, given, self.traced.inputs)
+        return self._fake.get(node), None
+
+    def _placeholders(self) -> list[tuple[Any, str]]:
+        return [(node, node.target) for node in self.traced.module.graph.nodes if node.op == "placeholder"]
+
+
+def read_graph(traced: Traced) -> Reading:
+    """The graph of a traced model.
+
+    Raises:
+        FormatError: an output that is no tensor.
+    """
+    module = traced.module
+    reader = Reader(traced, Values(module), Names(module, traced.original))
+    for node, spec in zip((n for n in module.graph.nodes if n.op == "placeholder"), traced.inputs, strict=True):
+        shape = input_guess(node, spec, traced)
+        reader.tensors[node] = Tensor(reader.names.tensor(node), shape, spec.dtype)
+    context = Context(reader.values, reader.shape)
+    for node in module.graph.nodes:
+        if node.op in ("call_module", "call_function", "call_method") and reader.values.kinds[node] == "tensor":
+            _read_node(node, reader, context)
+    return _assemble(reader)
+
+
+def _read_node(node: Any, reader: Reader, context: Context) -> None:
+    pinned = node.op == "call_module" and node.target in reader.traced.pinned
+    reading = None if pinned else read_call(node, context)
+    if reading is None and not pinned:
+        moved = read_layout(node, reader.values, reader.shape)
+        reading = None if moved is None else (moved[0], (moved[1],))
+    dtype = next((reader.tensors[s].dtype for s in reader.values.tensors(node) if s in reader.tensors), "float32")
+    if reading is not None:
+        try:
+            shape = infer(reading[0], [reader.shape(source) for source in reading[1]])[0]
+        except GraphError:
+            reading = None
+        else:
+            reader.found[node] = reading
+            reader.tensors[node] = Tensor(reader.names.tensor(node), shape, dtype)
+    if reading is None:
+        shape, own = reader.foreign_shape(node)
+        reader.tensors[node] = Tensor(reader.names.tensor(node), shape, own or dtype)
+
+
+def _assemble(reader: Reader) -> Reading:
+    """The nodes that the outputs need, in order."""
+    module = reader.traced.module
+    outputs = _outputs(reader)
+    needed, sources = set(outputs), dict[str, Source]()
+    nodes = list[Node]()
+    parts, items = _parts(reader, set(outputs))
+    for node in reversed(list(module.graph.nodes)):
+        mine = tuple(part for part in parts.get(node, (node,)) if part in needed)
+        if node not in reader.tensors or node.op == "placeholder" or node in items or not mine:
+            continue
+        built, source = _node(node, mine, reader)
+        needed.update(source.inputs)
+        nodes.append(built)
+        sources[built.name] = source
+    inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
+    used = {*inputs, *needed}
+    tensors = {reader.tensors[node].name: reader.tensors[node] for node in reader.tensors if node in used}
+    graph = Graph(
+        tuple(reversed(nodes)),
+        tuple(reader.tensors[node].name for node in inputs),
+        tuple(reader.tensors[node].name for node in outputs),
+        tensors,
+        type(reader.traced.original).__name__,
+    )
+    names = {node: tensor.name for node, tensor in reader.tensors.items() if node in used}
+    return Reading(reader.traced, reader.values, graph, sources, {node.name: node for node in nodes}, names)
+
+
+def _parts(reader: Reader, outputs: set[Any]) -> tuple[dict[Any, tuple[Any, ...]], set[Any]]:
+    """For a call that is not understood and whose results are taken apart, the items that others read.
+
+    Those items are no nodes of their own; they are the second result.
+    """
+    parts, items = dict[Any, tuple[Any, ...]](), set[Any]()
+    for node in reader.values.module.graph.nodes:
+        if node not in reader.tensors or node.op == "placeholder" or node in reader.found or node in items:
+            continue
+        leaves, stack = list[Any](), [node]
+        while stack:
+            current = stack.pop(0)
+            picks = [user for user in current.users if _is_pick(user, current, reader)]
+            items.update(picks)
+            if current in outputs or len(picks) < len(current.users):
+                leaves.append(current)
+            stack += picks
+        if leaves != [node]:
+            parts[node] = tuple(leaves)
+    return parts, items
+
+
+def _is_pick(user: Any, source: Any, reader: Reader) -> bool:
+    picked = user.op == "call_function" and call_name(user) == "getitem" and user.args[0] is source
+    return picked and isinstance(user.args[1], (int, str)) and user not in reader.found
+
+
+def _node(node: Any, mine: tuple[Any, ...], reader: Reader) -> tuple[Node, Source]:
+    reading = reader.found.get(node)
+    if reading is not None:
+        op, inputs = reading
+    else:
+        inputs = tuple(reader.values.tensors(node))
+        op = Foreign(_kind(node, reader), evaluator(mine, inputs, reader.values.module))
+    name, origin = reader.names.node(node, reader.values)
+    reason = reader.traced.pinned.get(node.target, "") if node.op == "call_module" else ""
+    built = Node(
+        name,
+        op,
+        tuple(reader.tensors[source].name for source in inputs),
+        tuple(reader.tensors[part].name for part in mine),
+        (origin,),
+        reason,
+    )
+    return built, Source(mine, inputs, frozenset(_inner(mine, inputs, reader.values)))
+
+
+def _inner(outputs: tuple[Any, ...], inputs: tuple[Any, ...], values: Values) -> Iterator[Any]:
+    """The tensors between a node's outputs and its inputs; what is only asked for its size is not among them."""
+    stack = list(outputs)
+    while stack:
+        node = stack.pop()
+        yield node
+        stack += [source for source in node.all_input_nodes if values.is_tensor(source) and source not in inputs]
+
+
+def _kind(node: Any, reader: Reader) -> str:
+    if node.op == "call_module":
+        return type(reader.values.module.get_submodule(node.target)).__name__
+    return call_name(node)
+
+
+def _outputs(reader: Reader) -> list[Any]:
+    torch = load()
+    output = next(node for node in reader.values.module.graph.nodes if node.op == "output")
+    found = list[Any]()
+    for leaf in torch.utils._pytree.tree_leaves(output.args[0]):
+        if not hasattr(leaf, "op"):
+            continue
+        if isinstance(leaf.target, type):
+            raise FormatError(f"forward returns a {leaf.target.__name__}: return tensors, or a tuple, list or dict of them")
+        if leaf not in reader.tensors:
+            raise FormatError(f"output {leaf.name} is no tensor that depends on the input: return only tensors, {WAY_ROUND}")
+        found.append(leaf)
+    if not found:
+        raise FormatError("the model returns no tensor that depends on its input: nothing to merge")
+    return found

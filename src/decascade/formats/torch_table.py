@@ -1,0 +1,158 @@
+"""Which reader reads which call: one table for torch.nn.functional, torch, tensor methods and aten alike, by bare name."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from decascade.errors import AlgebraError
+from decascade.formats import torch_ops as ops
+from decascade.formats import torch_pools as pools
+from decascade.formats.torch_common import load
+from decascade.formats.torch_modules import module_call
+from decascade.formats.torch_ops import Context, Reading
+from decascade.formats.torch_pure import call_name
+from decascade.formats.torch_values import NotConstant
+
+Reader = Callable[..., Reading | None]
+
+
+def _ranks(pattern: str, reader: Reader) -> dict[str, Reader]:
+    return {pattern.format(rank): reader for rank in (1, 2, 3)}
+
+
+_activation = ops._activation
+
+READERS: dict[str, Reader] = {
+    "conv": ops.conv,
+    **_ranks("conv{}d", ops.conv),
+    "conv_transpose": ops.conv_transpose,
+    **_ranks("conv_transpose{}d", ops.conv_transpose),
+    "convolution": ops.convolution,
+    "linear": ops.linear,
+    "addmm": ops.addmm,
+    "mm": ops.matmul,
+    "matmul": ops.matmul,
+    "batch_norm": ops.batch_norm,
+    "_native_batch_norm_legit_no_training": ops.native_batch_norm,
+    **dict.fromkeys(("identity", "contiguous", "clone", "detach", "alias", "lift_fresh_copy"), ops.identity),
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout"), ops.dropout),
+    **dict.fromkeys(("cat", "concat", "concatenate"), ops.concat),
+    "pad": ops.pad,
+    "constant_pad_nd": lambda ctx, x, pad, value=0: ops.pad(ctx, x, pad, "constant", value),
+    "interpolate": ops.interpolate,
+    "upsample": ops.interpolate,
+    **_ranks("upsample_nearest{}d", ops.upsample_nearest),
+    "channel_shuffle": ops.channel_shuffle,
+    "native_channel_shuffle": ops.channel_shuffle,
+    **_ranks("avg_pool{}d", pools.avg_pool),
+    **_ranks("max_pool{}d", pools.max_pool),
+    **_ranks("max_pool{}d_with_indices", pools.max_pool),
+    **_ranks("adaptive_avg_pool{}d", pools.adaptive_avg_pool),
+    **_ranks("_adaptive_avg_pool{}d", pools.adaptive_avg_pool),
+    **_ranks("adaptive_max_pool{}d", pools.adaptive_max_pool),
+    "avg_pool": pools.avg_pool,
+    "max_pool": pools.max_pool,
+    "adaptive_avg_pool": pools.adaptive_avg_pool,
+    "adaptive_max_pool": pools.adaptive_max_pool,
+    "mean": pools.mean,
+    "amax": pools.amax,
+    "add": pools.add,
+    "sub": pools.sub,
+    "subtract": pools.sub,
+    "rsub": pools.rsub,
+    "mul": pools.mul,
+    "multiply": pools.mul,
+    "div": pools.div,
+    "divide": pools.div,
+    "truediv": pools.div,
+    "neg": pools.neg,
+    "negative": pools.neg,
+    "relu": _activation("relu"),
+    "relu6": lambda ctx, x, *_, **__: ops.clamp(ctx, x, 0, 6),
+    "hardtanh": lambda ctx, x, min_val=-1.0, max_val=1.0, *_, **__: ops.clamp(ctx, x, min_val, max_val),
+    "clamp": ops.clamp,
+    "clip": ops.clamp,
+    "clamp_min": ops.bound_below,
+    "clamp_max": ops.bound_above,
+    "maximum": ops.bound_below,
+    "minimum": ops.bound_above,
+    "leaky_relu": _activation("leaky_relu", "negative_slope", negative_slope=0.01),
+    "prelu": ops.prelu,
+    "_prelu_kernel": ops.prelu,
+    "elu": ops.elu,
+    "selu": _activation("selu"),
+    "sigmoid": _activation("sigmoid"),
+    "tanh": _activation("tanh"),
+    "hardsigmoid": lambda ctx, x, *_, **__: (ops.Activation("hard_sigmoid", (1 / 6, 0.5)), (x,)),
+    "hardswish": _activation("hard_swish"),
+    "silu": _activation("silu"),
+    "gelu": ops.gelu,
+    "softplus": ops.softplus,
+    "softsign": _activation("softsign"),
+    "exp": _activation("exp"),
+    "abs": _activation("abs"),
+    "absolute": _activation("abs"),
+    "sqrt": _activation("sqrt"),
+    "softmax": ops.softmax,
+    "_softmax": lambda ctx, x, dim, half: None if half else ops.softmax(ctx, x, dim),
+}
+
+_FIRST_OF_SEVERAL = frozenset(("_native_batch_norm_legit_no_training", "max_pool2d_with_indices", "max_pool3d_with_indices"))
+"""aten operations that return several tensors, of which the first is what the reader means."""
+
+
+@cache
+def _namespaces() -> tuple[Any, ...]:
+    torch = load()
+    return torch, torch.nn.functional, torch.Tensor, operator, import_module("torch._C")._nn, torch.special
+
+
+def read_call(node: Any, ctx: Context) -> Reading | None:
+    """What a call means; None where it is not understood."""
+    if node.op == "call_module":
+        call = module_call(ctx.values.module.get_submodule(node.target))
+        if call is None or not node.args or node.kwargs or len(node.args) != 1:
+            return None
+        return _read(call[0], ctx, (node.args[0], *call[1]), {})
+    name = call_name(node)
+    if name == "getitem" and node.args[1] == 0:
+        source = node.args[0]
+        if source.op == "call_function" and call_name(source) in _FIRST_OF_SEVERAL and _of_torch(source, call_name(source)):
+            return _read(call_name(source), ctx, source.args, source.kwargs)
+    if name in _FIRST_OF_SEVERAL or not _of_torch(node, name):
+        return None
+    if node.target is getattr(load().nn.functional, "batch_norm", None):
+        return _guarded(ops.functional_batch_norm, ctx, node.args, node.kwargs)
+    return _read(name, ctx, node.args, node.kwargs)
+
+
+def _of_torch(node: Any, name: str) -> bool:
+    """Not somebody's own function that happens to be called like torch's."""
+    if node.op == "call_method":
+        return True
+    if hasattr(node.target, "overloadpacket"):
+        return bool(node.target.namespace == "aten")
+    return any(getattr(space, name, None) is node.target for space in _namespaces())
+
+
+def _read(name: str, ctx: Context, args: Any, kwargs: Any) -> Reading | None:
+    reader = READERS.get(name)
+    return None if reader is None else _guarded(reader, ctx, args, kwargs)
+
+
+def _guarded(reader: Reader, ctx: Context, args: Any, kwargs: Any) -> Reading | None:
+    """The reader's answer; a form it does not take (an odd argument, a weight that is computed) is not understood."""
+    named = {_RENAMED.get(key, key): value for key, value in kwargs.items()}
+    with load().no_grad():
+        try:
+            found = reader(ctx, *args, **named)
+        except (TypeError, ValueError, NotConstant, AlgebraError, AttributeError):
+            return None
+    return found if found is not None and all(ctx.values.is_tensor(source) for source in found[1]) else None
+
+
+_RENAMED = {"input": "x", "self": "x", "mat2": "matrix"}

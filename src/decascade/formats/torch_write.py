@@ -1,0 +1,215 @@
+"""A changed graph as a new nn.Module: the user's own code replayed, with the replaced segments as new submodules.
+
+The result is an fx.GraphModule.  Kept submodules and parameters are deep copies under their own names; the model that was
+read is neither changed nor shared.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+from decascade.errors import FormatError
+from decascade.formats.torch_build import Builder
+from decascade.formats.torch_common import floating_dtype, load, one_line
+from decascade.formats.torch_emit import emit
+from decascade.formats.torch_pure import VIEWS, call_name
+from decascade.formats.torch_read import Reading, Source
+from decascade.ir.graph import Graph, Node
+
+META = "decascade"
+"""The key in a written GraphModule's `meta` under which its inputs stand."""
+
+
+@dataclass(eq=False)
+class _Writer:
+    """The state of one writing; `placed` maps tensor names to fx nodes of the new graph."""
+
+    reading: Reading
+    builder: Builder
+    placed: dict[str, Any] = field(default_factory=dict[str, Any])
+    constants: dict[Any, Any] = field(default_factory=dict[Any, Any])
+
+    def kept(self, node: Node) -> Source | None:
+        """Where a node of the new graph comes from; None for one that is new or was changed."""
+        source = self.reading.sources.get(node.name)
+        return source if source is not None and self.reading.nodes[node.name].op is node.op else None
+
+
+def write_module(reading: Reading, new: Graph) -> Any:
+    """The nn.Module of a graph whose kept nodes are those that were read, by name.
+
+    Raises:
+        FormatError: weights on more than one device, or a submodule that cannot be copied.
+        GraphError: a new operation that PyTorch has no form for.
+    """
+    torch = load()
+    original = reading.traced.original
+    root = torch.nn.Module().train(original.training)
+    trainable = any(p.requires_grad for p in original.parameters()) or not any(True for _ in original.parameters())
+    builder = Builder(root, torch.fx.Graph(), _device(original), original.training, trainable)
+    writer = _Writer(reading, builder)
+    placeholders = [node for node in reading.traced.module.graph.nodes if node.op == "placeholder"]
+    for node, name in zip(placeholders, new.inputs, strict=True):
+        writer.placed[name] = _bare(builder.graph.node_copy(node))
+    _adopt_parts(writer, new)
+    for node in new.nodes:
+        source = writer.kept(node)
+        if source is None or not _replay(writer, node, source):
+            _emit(writer, node, new)
+    return _finished(writer, new)
+
+
+def _device(original: Any) -> Any:
+    devices = {str(tensor.device) for tensor in (*original.parameters(), *original.buffers())}
+    if len(devices) > 1:
+        raise FormatError(f"the model lies on several devices ({', '.join(sorted(devices))}): move it to one first")
+    return devices.pop() if devices else "cpu"
+
+
+def _adopt_parts(writer: _Writer, new: Graph) -> None:
+    """Deep copies of all submodules and parameters that kept nodes use, before new parts take names."""
+    targets, seen = set[str](), set[Any]()
+    for node in new.nodes:
+        source = writer.kept(node)
+        stack = list(source.outputs) if source is not None else []
+        while source is not None and stack:
+            current = stack.pop()
+            if current in seen or current in source.inputs:
+                continue
+            seen.add(current)
+            if current.op in ("call_module", "get_attr"):
+                targets.add(current.target)
+            stack += [s for s in current.all_input_nodes if writer.reading.values.kinds[s] != "tensor" or _inside(s, source)]
+    memo: dict[int, Any] = {}
+    for target in sorted(targets, key=lambda path: (path.count("."), path)):
+        _adopt(writer, target, memo)
+
+
+def _inside(node: Any, source: Source) -> bool:
+    """Whether a tensor is an inner value of a kept node: neither its input nor another node's result."""
+    return node not in source.inputs and node in source.inner
+
+
+def _adopt(writer: _Writer, path: str, memo: dict[int, Any]) -> None:
+    traced, torch = writer.reading.traced, load()
+    source, target = traced.original, writer.builder.root
+    *parents, leaf = path.split(".")
+    if not _has(source, path):
+        source = traced.module  # a tensor that the code makes out of nothing: fx keeps it beside the model
+    for name in parents:
+        source = getattr(source, name)
+        if name not in target._modules:
+            target.add_module(name, torch.nn.Module())
+        target = target._modules[name]
+    value = getattr(source, leaf)
+    try:
+        copied = deepcopy(value, memo)
+    except Exception as error:
+        raise FormatError(f"{path} cannot be copied ({one_line(error)}): make it work with copy.deepcopy") from None
+    if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter):
+        target.register_buffer(leaf, copied, persistent=leaf not in source._non_persistent_buffers_set)
+    else:
+        setattr(target, leaf, copied)
+
+
+def _has(module: Any, path: str) -> bool:
+    for part in path.split("."):
+        if not hasattr(module, part):
+            return False
+        module = getattr(module, part)
+    return True
+
+
+def _bare(node: Any) -> Any:
+    """An fx node without what was noted of its value in the old graph."""
+    for key in ("val", "tensor_meta", "example_value"):
+        node.meta.pop(key, None)
+    return node
+
+
+def _replay(writer: _Writer, node: Node, source: Source) -> bool:
+    """Copy the calls of a kept node; False if one of them asks the size of a tensor that is gone."""
+    known = {old: writer.placed[name] for old, name in zip(source.inputs, node.inputs, strict=True)}
+    order = list[Any]()
+    for output in source.outputs:
+        if not _plan(writer, output, source, known, order):
+            return False
+    for current in order:
+        if current not in known:
+            known[current] = _bare(writer.builder.graph.node_copy(current, known.__getitem__))
+            if writer.reading.values.kinds[current] == "constant":
+                writer.constants[current] = known[current]
+    for output, name in zip(source.outputs, node.outputs, strict=True):
+        writer.placed[name] = known[output]
+    return True
+
+
+def _plan(writer: _Writer, node: Any, source: Source, known: dict[Any, Any], order: list[Any]) -> bool:
+    """Append the calls that make `node`, in order; False where one needs a tensor that is gone."""
+    if node in known or node in order:
+        return True
+    if node in writer.constants:
+        known[node] = writer.constants[node]
+        return True
+    kinds, tensors = writer.reading.values.kinds, writer.reading.tensors
+    for feed in node.all_input_nodes:
+        if kinds[feed] == "tensor" and feed not in known and feed not in source.inner:
+            if tensors.get(feed) not in writer.placed:
+                return False
+            known[feed] = writer.placed[tensors[feed]]
+        if not _plan(writer, feed, source, known, order):
+            return False
+    order.append(node)
+    return True
+
+
+def _emit(writer: _Writer, node: Node, new: Graph) -> None:
+    inputs = [writer.placed[name] for name in node.inputs]
+    shape = new.shape(node.inputs[0])
+    dtype = getattr(load(), new.tensors[node.output].dtype, None)
+    if dtype is None or not dtype.is_floating_point:
+        dtype = floating_dtype(writer.reading.traced.original)
+    rank = len(shape) - 2 if shape is not None else 0
+    writer.placed[node.output] = emit(writer.builder, node, inputs, rank, dtype)
+
+
+def _finished(writer: _Writer, new: Graph) -> Any:
+    torch = load()
+    reading, graph = writer.reading, writer.builder.graph
+    original = reading.traced.original
+    output = next(node for node in reading.traced.module.graph.nodes if node.op == "output")
+    graph.output(torch.fx.node.map_arg(output.args[0], lambda leaf: writer.placed[reading.tensors[leaf]]))
+    _keep_pure(graph, writer.builder.root)
+    graph.lint()
+    module = torch.fx.GraphModule(writer.builder.root, graph, class_name=type(original).__name__)
+    module.training = original.training
+    for path, part in module.named_modules():
+        if path and _has(original, path):
+            part.training = original.get_submodule(path).training
+        if _has(writer.builder.root, path) and path:
+            part._non_persistent_buffers_set |= writer.builder.root.get_submodule(path)._non_persistent_buffers_set
+    module._non_persistent_buffers_set |= writer.builder.root._non_persistent_buffers_set & set(module._buffers)
+    module.meta[META] = {name: (new.tensors[name].shape, new.tensors[name].dtype) for name in new.inputs}
+    return module
+
+
+def _keep_pure(graph: Any, root: Any) -> None:
+    """An in-place module stays in-place only where its input is a fresh tensor that nothing else reads."""
+    for node in graph.nodes:
+        module = root.get_submodule(node.target) if node.op == "call_module" else None
+        if module is None or not getattr(module, "inplace", False):
+            continue
+        feed = node.args[0]
+        if len(feed.users) > 1 or feed.op not in ("call_module", "call_function") or _may_share(feed, root):
+            module.inplace = False
+
+
+_FRESH = ("Conv", "BatchNorm", "Linear", "Pool", "Norm")
+
+
+def _may_share(node: Any, root: Any) -> bool:
+    if node.op == "call_module":
+        return not any(word in type(root.get_submodule(node.target)).__name__ for word in _FRESH)
+    return call_name(node) in VIEWS
