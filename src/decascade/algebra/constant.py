@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from decascade.algebra.axis import Axis
+from decascade.algebra.axis import Axis, join_axis
 from decascade.algebra.border import Border, single_tap_maps
 from decascade.algebra.compose import Float64
 from decascade.algebra.conv import Conv
 from decascade.algebra.parallel import add, embed
-from decascade.algebra.axis import join_axis
 from decascade.algebra.program import backward
 
 
@@ -96,7 +95,7 @@ def padding_value(kernel: Conv, ones: Conv) -> Float64 | None:
         return _depthwise_value(kernel, embed(kernel, axes, kernel.groups), embed(ones, axes, 1))
     matrix = np.moveaxis(embed(kernel, axes, 1), 1, -1).reshape(-1, kernel.in_channels)
     target = embed(ones, axes, 1).reshape(kernel.out_channels, -1).reshape(-1)
-    value = np.linalg.lstsq(matrix, target, rcond=None)[0]
+    value: Float64 = np.asarray(np.linalg.lstsq(matrix, target, rcond=None)[0], np.float64)
     return value if _solves(matrix @ value, target, np.abs(matrix) @ np.abs(value)) else None
 
 

@@ -60,8 +60,8 @@ def split(layer: Conv, sizes: Sequence[int]) -> tuple[Conv, ...]:
     """
     if sum(sizes) != layer.out_channels:
         raise AlgebraError(f"parts {tuple(sizes)} of {layer.out_channels} output channels: the sizes must sum to them")
-    ends = np.cumsum(sizes)
-    return tuple(pick_outputs(layer, np.arange(end - size, end)) for size, end in zip(sizes, ends, strict=True))
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return tuple(pick_outputs(layer, np.arange(at, at + size)) for at, size in zip(starts, sizes, strict=True))
 
 
 def pick_outputs(layer: Conv, indices: ArrayLike) -> Conv:
@@ -75,7 +75,8 @@ def pick_inputs(layer: Conv, indices: ArrayLike, channels: int) -> Conv:
     """The layer x ↦ layer(x[:, indices]) on an x of `channels` channels."""
     weight = regroup(layer.weight, layer.groups, 1)
     out = np.zeros((weight.shape[0], channels, *weight.shape[2:]))
-    np.add.at(out, (slice(None), np.asarray(indices)), weight)
+    for column, channel in enumerate(np.asarray(indices, np.int64).tolist()):  # a channel may be picked twice
+        out[:, channel] += weight[:, column]
     return Conv(out, layer.bias, layer.stride, layer.dilation, layer.padding)
 
 

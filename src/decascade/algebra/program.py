@@ -151,7 +151,7 @@ def pull_back(program: Program, windows: Mapping[str, Window], position: tuple[i
     `position` (an output position of the class) is needed where a step scales by position.
     """
     bias = np.zeros(program.channels[program.exit])
-    result: Conv | None | _Nothing = _NOTHING
+    result: Conv | _Nothing | None = _NOTHING
     for step, operator in backward(program, windows, position):
         if step is None:
             result = operator

@@ -54,7 +54,7 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One way of replacing a segment: the form, and what the sketched nodes cost."""
+    """One way of replacing a segment: the form, what the sketched nodes cost, and how many there are."""
 
     segment: Segment
     form: str
@@ -62,6 +62,7 @@ class Candidate:
     cost: Cost
     kernel: tuple[int, ...]
     border: Border | None
+    operations: int = 1
 
 
 def candidate(graph: Graph, sized: Graph, segment: Segment, options: Options) -> Candidate | Refusal:
@@ -113,26 +114,27 @@ def _cheapest(graph: Graph, sized: Graph, segment: Segment, border: Border, opti
     own = sum(parameters(n) for n in segment.nodes)
     kernel = tuple(a.taps for a in border.program.reach[segment.entry])
     before = options.target.segment_cost(segment.nodes, sized.tensors)
-    found, capped = list[tuple[bool, bool, Cost, str]](), list[float]()
+    found, capped = list[tuple[bool, bool, Cost, int, str]](), list[float]()
     for form in FORMS[border.kind]:
         if (least := _least_stored(form, border)) > options.max_growth * own:
             capped.append(least / max(own, 1))
             continue
-        growth, cost = _cost_of_form(form, graph, sized, segment, border, options)
+        growth, cost, count = _cost_of_form(form, graph, sized, segment, border, options)
         if growth > options.max_growth * own:
             capped.append(growth / max(own, 1))
         else:
             # First what pays at all, then what does not store more than the cascade did, then what is cheapest.
-            found.append((cost >= before, growth > own, cost, form))
+            found.append((cost >= before, growth > own, cost, count, form))
     if not found:
+        corrected = "" if border.kind == "free" else " with its border corrections"
         return Refusal(
-            f"one {_times(kernel)} convolution with its border would store {min(capped):.1f}x the parameters of the "
+            f"one {_times(kernel)} convolution{corrected} would store {min(capped):.1f}x the parameters of the "
             f"cascade, above the cap of {options.max_growth:g}x (--max-growth)",
             numbers={"growth": min(capped), "cap": options.max_growth},
         )
-    for *_, cost, form in sorted(found):
+    for *_, cost, count, form in sorted(found):
         if border.kind != "bias" or form in ("map", "tiles") or _exists(form, border):
-            return Candidate(segment, form, border.kind, cost, kernel, border)
+            return Candidate(segment, form, border.kind, cost, kernel, border, count)
     return Refusal("the bias of an inner layer stops at the border in a way that no single layer can copy at unknown size")
 
 
@@ -157,18 +159,18 @@ def _exists(form: str, border: Border) -> bool:
 
 def _cost_of_form(
     form: str, graph: Graph, sized: Graph, segment: Segment, border: Border, options: Options
-) -> tuple[float, Cost]:
+) -> tuple[float, Cost, int]:
     builder = Builder(graph, segment.entry, segment.exit, "sketch")
     if not write_form(form, Sketched(border), builder):
-        return float("inf"), Cost(float("inf"))
+        return float("inf"), Cost(float("inf")), 0
     tensors = {**sized.tensors, **_sized_like(builder.tensors, sized, segment)}
     cost = options.target.segment_cost(builder.nodes, tensors)
     if form == "tiles":
         # Classes at the border leave out the taps on padding, which every other layer is charged for: to pay, a form
         # of many small convolutions has to be cheaper even when it is charged for them too.
-        _, full = _cost_of_form("conv", graph, sized, segment, border, options)
+        _, full, _ = _cost_of_form("conv", graph, sized, segment, border, options)
         cost = Cost(max(cost.value, full.value), cost.parameters)
-    return sum(parameters(n) for n in builder.nodes), cost
+    return sum(parameters(n) for n in builder.nodes), cost, len(builder.nodes)
 
 
 def _sized_like(tensors: dict[str, Tensor], sized: Graph, segment: Segment) -> dict[str, Tensor]:

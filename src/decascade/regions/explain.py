@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from decascade.algebra.border import Kind
 from decascade.algebra.conv import Conv, ConvTranspose
@@ -51,7 +51,7 @@ def amount(value: float, target: Target) -> str:
     return f"{value:,.0f} {target.unit}"
 
 
-def left_reason(partition: Partition, blocks: Sequence[Block], before: Cost) -> tuple[str, Kind | str, Cost | None]:
+def left_reason(partition: Partition, blocks: Sequence[Block], before: Cost) -> tuple[str, Kind | Literal[""], Cost | None]:
     """Why several blocks stay several: (words, border kind, what one layer would cost)."""
     entry, exit_ = blocks[0].entry, blocks[-1].exit
     partition.merged(blocks)
@@ -66,39 +66,39 @@ def dearer(found: Candidate, before: Cost, target: Target) -> str:
     what = f"one {times(found.kernel)} {'transposed ' if found.form == 'transposed' else ''}convolution"
     what = "one dense layer" if not found.kernel else what
     if found.cost.value == before.value:
-        return f"{what} would cost the same {target.unit} and store {found.cost.parameters:,} parameters instead of {before.parameters:,}"
+        stored = f"{found.cost.parameters:,} parameters instead of {before.parameters:,}"
+        return f"{what} would cost the same {target.unit} and store {stored}"
     ratio = f"{found.cost.value / before.value:.2f}x" if before.value else "more"
     return f"{what} would cost {ratio}: {amount(before.value, target)} -> {amount(found.cost.value, target)}"
 
 
 def apart(graph: Graph, chains: Sequence[Chain]) -> Iterator[tuple[tuple[Node, ...], str]]:
-    """Pairs of convolutions in sequence that no chain holds together, and what keeps them apart."""
+    """Convolutions that follow each other by linear operations alone and yet in no common chain, and what keeps them
+    apart: the last convolution before the cut and the first behind it, with what is between."""
     home = {n.name: c for c in chains for n in c.nodes}
-    for node in graph.nodes:
-        if not is_convolution(node) or len(node.inputs) != 1:
+    for chain in chains:
+        behind = next((i for i, n in enumerate(chain.nodes) if is_convolution(n)), None)
+        before = graph.producer.get(chain.units[0].entry)
+        if behind is None or before is None:
             continue
-        tensor = node.inputs[0]
-        before = graph.producer.get(tensor)
-        if before is None or not is_convolution(before) or home.get(before.name) is home.get(node.name) is not None:
-            continue
-        reason = _why_apart(graph, before, node)
-        if reason:
-            yield (before, node), reason
+        ahead = home[before.name].nodes if before.name in home else (before,)
+        at = ahead.index(before)
+        start = next((i for i in range(at, -1, -1) if is_convolution(ahead[i])), None)
+        reason = _why_apart(graph, before, chain)
+        if start is not None and reason:
+            yield (*ahead[start : at + 1], *chain.nodes[: behind + 1]), reason
 
 
-def _why_apart(graph: Graph, before: Node, node: Node) -> str:
-    for pinned in (before, node):
-        if pinned.pinned:
-            return pinned.pinned
-    if not (is_linear(before) and is_linear(node)):
+def _why_apart(graph: Graph, before: Node, chain: Chain) -> str:
+    if before.pinned:
+        return before.pinned
+    if not is_linear(before):
         return ""
     if before.output in graph.outputs:
         return f"the output of {_called(before)} is an output of the model and has to stay"
-    readers = [r for r in graph.consumers[before.output] if r is not node]
-    if readers:
-        counts = Counter(_called(r) for r in readers)
-        return f"the output of {_called(before)} is also read by {', '.join(sorted(counts))} and has to stay"
-    return ""
+    inside = {n.name for n in chain.nodes}
+    readers = sorted({_called(r) for r in graph.consumers[before.output] if r.name not in inside})
+    return f"the output of {_called(before)} is also read by {', '.join(readers)} and has to stay" if readers else ""
 
 
 def _called(node: Node) -> str:

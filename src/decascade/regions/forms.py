@@ -143,8 +143,8 @@ def _ones(kernels: Kernels, builder: Builder) -> bool:
     kernel = kernels.ones()
     if kernel is None:
         return False
-    batch, channels, *rest = builder.graph.shape(builder.entry) or ()
-    shape = (batch, int(channels) + 1, *rest)
+    stated = builder.graph.shape(builder.entry) or ()
+    shape = (*stated[:1], kernel.in_channels, *stated[2:])
     pads = ((0, 0),) * kernel.rank
     wide = builder.add(Pad(pads, 1.0, (0, 1)), [builder.entry], shape, "/ones_channel")
     _convolve(kernel, builder, wide, last=True)
@@ -181,7 +181,7 @@ def _tile_axis(kernels: Kernels, builder: Builder, source: str, index: tuple[int
     if len(parts) == 1:
         return parts[0]
     shape = list(builder.tensors[parts[0]].shape or ())
-    shape[2 + axis] = here[-1].stop
+    shape[2 + axis] = max(c.stop for c in here)
     role = f"/join_{'_'.join(map(str, index))}" if index else "/join"
     return builder.add(Concat(2 + axis), parts, tuple(shape), role, last=not any(
         len(c or ()) > 1 for c in classes[:axis]))
@@ -233,13 +233,12 @@ def _strips(kernels: Kernels, builder: Builder) -> bool:
     border = kernels.border
     if border.unknown or any(isinstance(step.op, Scale) for step in border.program.steps):
         return False  # a factor per position has no unbounded kernel to correct
-    choices = [[None, *(i for i, c in enumerate(classes or ()) if _touched(kernels, axis, i))]
+    choices = [[None, *(i for i in range(len(classes or ())) if _touched(kernels, axis, i))]
                for axis, classes in enumerate(border.axes)]
     whole = kernels.whole()
     parts = [_convolve(whole, builder, builder.entry, "/whole")]
-    for index in product(*choices):
-        if any(i is not None for i in index) and _needed(kernels, index):
-            parts.append(_strip(kernels, builder, index))
+    indices = (index for index in product(*choices) if any(i is not None for i in index))
+    parts += [_strip(kernels, builder, index) for index in indices if _needed(kernels, index)]
     builder.add(Add() if len(parts) > 1 else Identity(), parts, (), last=True)
     return True
 
@@ -264,7 +263,7 @@ def _needed(kernels: Kernels, index: tuple[int | None, ...]) -> bool:
 def _strip(kernels: Kernels, builder: Builder, index: tuple[int | None, ...]) -> str:
     role = "_".join("x" if i is None else str(i) for i in index)
     kernel = kernels.strip(index)
-    full = [(c or ())[-1].stop for c in kernels.border.axes]
+    full = [max(c.stop for c in classes or ()) for classes in kernels.border.axes]
     ranges = [
         (0, n) if i is None else ((c or ())[i].start, (c or ())[i].stop)
         for i, c, n in zip(index, kernels.border.axes, full, strict=True)

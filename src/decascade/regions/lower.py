@@ -13,7 +13,18 @@ from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.algebra.program import Flat, LinearOp, Pick, Program, Scale, Stack, Step, Sum
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import (
-    Add, Affine, Concat, Dense, Flatten, GlobalPool, Identity, Pad, Pool, Select, Slice, Upsample,
+    Add,
+    Affine,
+    Concat,
+    Dense,
+    Flatten,
+    GlobalPool,
+    Identity,
+    Pad,
+    Pool,
+    Select,
+    Slice,
+    Upsample,
 )
 
 
@@ -23,7 +34,7 @@ class Refusal:
 
     reason: str
     node: str = ""
-    numbers: Mapping[str, Any] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def is_linear(node: Node) -> bool:

@@ -57,7 +57,7 @@ def merge_graph(graph: Graph, options: Options, progress: Progress | None = None
     Raises:
         GraphError: the graph is not well formed.
     """
-    report = progress or (lambda _stage, _share: None)
+    report = progress or _silent
     local, changes = rewrite_locally(graph, options)
     partition = Partition(local, sized(local), options)
     chains, cascades, edits = find_chains(local), list[Cascade](), list[_Edit]()
@@ -79,6 +79,10 @@ def merge_graph(graph: Graph, options: Options, progress: Progress | None = None
     check(merged_graph)
     report("finding and costing cascades", 1.0)
     return merged_graph, _with_origins(graph, cascades, changes)
+
+
+def _silent(stage: str, share: float) -> None:
+    """Progress that nobody watches."""
 
 
 def sized(graph: Graph) -> Graph:
@@ -187,11 +191,11 @@ def layers_of(nodes: Iterable[Node]) -> tuple[str, ...]:
 
 
 def _merged_row(partition: Partition, chosen: Candidate, edit: _Edit) -> Cascade:
-    segment = chosen.segment
-    before = partition.cost(segment.nodes)
+    segment, tensors = chosen.segment, {**partition.sized.tensors, **edit.tensors}
     return Cascade(
-        layers_of(segment.nodes), "merged", "exact", merged_reason(segment.nodes, chosen, edit.nodes), chosen.kind, before,
-        partition.options.target.segment_cost(edit.nodes, {**partition.sized.tensors, **edit.tensors}), segment.entry, segment.exit, tuple(n.name for n in segment.nodes), tuple(n.name for n in edit.nodes),
+        layers_of(segment.nodes), "merged", "exact", merged_reason(segment.nodes, chosen, edit.nodes), chosen.kind,
+        partition.cost(segment.nodes), partition.options.target.segment_cost(edit.nodes, tensors), segment.entry, segment.exit,
+        tuple(n.name for n in segment.nodes), tuple(n.name for n in edit.nodes),
     )
 
 

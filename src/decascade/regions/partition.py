@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from decascade.cost import Cost
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Identity
+from decascade.ir.ops import Flatten, Identity
 from decascade.regions.candidates import Candidate, Options, Segment, candidate
 from decascade.regions.chains import Chain, Unit
 from decascade.regions.lower import Refusal
@@ -30,6 +30,7 @@ class Block:
     nodes: tuple[Node, ...]
     cost: Cost
     layers: int
+    operations: int
     merged: Candidate | None = None
     parts: tuple[Block, ...] = ()
 
@@ -46,6 +47,7 @@ class _Prefix:
 
     cost: Cost
     layers: int
+    operations: int
     changed: int
     before: _Prefix | None
     last: Block | None
@@ -56,6 +58,9 @@ class _Prefix:
             found.append(prefix.last)
             prefix = prefix.before
         return tuple(reversed(found))
+
+
+_START = _Prefix(Cost(0.0), 0, 0, 0, None, None)
 
 
 @dataclass
@@ -81,17 +86,19 @@ class Partition:
         """A unit by itself: as it is, its branches at their best, or (a parallel one) as one layer."""
         nodes = unit.nodes
         if not unit.inner:
-            return Block(unit.entry, unit.exit, nodes, self.cost(nodes), _layers(nodes))
+            return Block(unit.entry, unit.exit, nodes, self.cost(nodes), _layers(nodes), len(nodes))
         parts = tuple(block for chain in unit.inner for block in self.solve(chain))
         rest = tuple(n for n in nodes if not any(n in block.nodes for block in parts))
         cost = self.options.target.combine([*(b.cost for b in parts), self.cost(rest)])
-        block = Block(unit.entry, unit.exit, nodes, cost, sum(b.layers for b in parts) + _layers(rest), None, parts)
+        layers = sum(b.layers for b in parts) + _layers(rest)
+        operations = sum(b.operations for b in parts) + len(rest)
+        block = Block(unit.entry, unit.exit, nodes, cost, layers, operations, None, parts)
         whole = self.merged((block,))
         return whole if whole is not None and self.better(whole, block) else block
 
     def _round(self, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
         """One pass of the dynamic programme: the best partition of the first j blocks, over its last group."""
-        best: list[_Prefix] = [_Prefix(Cost(0.0), 0, 0, None, None)]
+        best: list[_Prefix] = [_START]
         for j in range(1, len(blocks) + 1):
             options = [self._longer(best[j - 1], blocks[j - 1])]
             for i in range(j - 2, max(-1, j - 1 - WINDOW), -1):
@@ -106,11 +113,12 @@ class Partition:
     def _longer(self, prefix: _Prefix, block: Block) -> _Prefix:
         cost = self.options.target.combine([prefix.cost, block.cost])
         changed = prefix.changed + len(block.replacements)
-        return _Prefix(cost, prefix.layers + block.layers, changed, prefix, block)
+        return _Prefix(cost, prefix.layers + block.layers, prefix.operations + block.operations, changed, prefix, block)
 
     def _rank(self, prefix: _Prefix) -> tuple[float, ...]:
-        """What is minimised.  Of equals the one with fewer replacements, so that nothing is changed for nothing."""
-        cost = (prefix.cost.value, prefix.cost.parameters, prefix.changed)
+        """What is minimised.  Of equals the one with fewer operations, then with fewer replacements, so that nothing is
+        changed for nothing."""
+        cost = (prefix.cost.value, prefix.cost.parameters, prefix.operations, prefix.changed)
         return (prefix.layers, *cost) if self.options.policy == "always" else cost
 
     def merged(self, blocks: Sequence[Block]) -> Block | None:
@@ -124,7 +132,7 @@ class Partition:
             else:
                 self.known[entry, exit_] = found
         found = self.known.get((entry, exit_))
-        return None if found is None else Block(entry, exit_, nodes, found.cost, 1, found)
+        return None if found is None else Block(entry, exit_, nodes, found.cost, 1, found.operations, found)
 
     def hopeless(self, first: Block, last: Block) -> bool:
         """A run that outgrows the cap: longer ones do too."""
@@ -132,12 +140,11 @@ class Partition:
         return refusal is not None and "cap" in refusal.numbers
 
     def better(self, a: Block, b: Block) -> bool:
-        start = _Prefix(Cost(0.0), 0, 0, None, None)
-        return self._rank(self._longer(start, a)) < self._rank(self._longer(start, b))
+        return self._rank(self._longer(_START, a)) < self._rank(self._longer(_START, b))
 
     def cost(self, nodes: Sequence[Node]) -> Cost:
         return self.options.target.segment_cost(nodes, self.sized.tensors)
 
 
 def _layers(nodes: Sequence[Node]) -> int:
-    return sum(not isinstance(n.op, Identity) for n in nodes)
+    return sum(not isinstance(n.op, (Identity, Flatten)) for n in nodes)

@@ -52,7 +52,7 @@ def fold(layers: Sequence[Layer]) -> Layer | Refusal:
         try:
             total = compose(layer, total)
         except AlgebraError:
-            return Refusal("a strided convolution beside a transposed one: the two are neither a convolution nor a transposed one")
+            return Refusal("a strided convolution beside a transposed one is neither a convolution nor a transposed one")
     return total
 
 
@@ -61,11 +61,12 @@ def _why_not(second: Layer, first: Layer) -> str:
     pads = isinstance(second, Conv) and any(lo > 0 or hi > 0 for lo, hi in second.padding)
     if isinstance(first, Conv) and isinstance(second, Conv):
         point = all(k == 1 for k in first.kernel) and not any(lo > 0 or hi > 0 for lo, hi in first.padding)
-        return "" if not pads or (point and not first.has_bias) else "zero padding between layers beside a transposed convolution"
+        exact = not pads or (point and not first.has_bias)
+        return "" if exact else "zero padding between layers beside a transposed convolution"
     if isinstance(second, Conv) and not pads:
         return ""
     if isinstance(first, Conv) and any(s != 1 for s in first.stride):
         return "a strided convolution before a transposed one"
     if any(lo > 0 or hi > 0 for lo, hi in as_transpose(first).padding):
         return "the padding of the first layer cuts off values that the merged layer would use"
-    return "the bias of the first layer reaches the output unevenly through the transposed convolution" if first.has_bias else ""
+    return "the bias of the first layer reaches the output unevenly" if first.has_bias else ""
