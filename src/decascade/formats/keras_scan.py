@@ -1,0 +1,165 @@
+"""Looks through the JSON configuration of a Keras file before Keras may see it, and mends what Keras 3 refuses.
+
+Refused (`UnsafeModelError`): layers that store code or read other files, functions that are no modelling functions of
+Keras, classes from modules that are not Keras'.  Mended, on a copy: keys that Keras 2 wrote and Keras 3 rejects, and the
+training configuration, which is never used here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from decascade.errors import FormatError, UnsafeModelError
+from decascade.formats.keras_base import keras
+
+_CODE = {"Lambda", "__lambda__"}
+_BY_NAME = {"TFOpLambda", "SlicingOpLambda", "ClassMethod", "InstanceMethod", "InstanceProperty", "TensorFlowOpLayer"}
+_OUTSIDE = {"TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"}
+# where the classes and functions of a model live; keras.utils, keras.saving and the like only make sense in programs
+_PARTS = {
+    "activations", "constraints", "dtype_policies", "initializers", "layers", "losses", "metrics", "mixed_precision",
+    "models", "ops", "optimizers", "quantizers", "random", "regularizers",
+}
+_LEGACY_CLASSES = {"Functional", "Model", "Sequential", "InputLayer"}
+_SEPARABLE = {"DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"}
+
+
+def scan(config: Any, file: str) -> None:
+    """Checks a whole model configuration.
+
+    Raises:
+        UnsafeModelError: it holds code, names code outside Keras, or reads other files; says which layer and what to do.
+        FormatError: it is no configuration of a model.
+    """
+    if not isinstance(config, dict) or "class_name" not in config or "config" not in config:
+        raise FormatError(f"{file}: its configuration describes no Keras model: save it again with model.save")
+    for part in _objects(config):
+        _check(part, file)
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Every dictionary in the configuration; a stack, since the depth is the file's choice."""
+    stack = [value]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            yield value
+            stack.extend(value.values())
+        elif isinstance(value, list):
+            stack.extend(value)
+
+
+def _check(part: dict[str, Any], file: str) -> None:
+    name = part.get("class_name")
+    inner = part.get("config")
+    called = inner.get("name", name) if isinstance(inner, dict) else name
+    if "vocabulary" in part and isinstance(part["vocabulary"], str):
+        raise UnsafeModelError(
+            f"{file}: layer {part.get('name', '?')} reads its vocabulary from {part['vocabulary']!r}, outside the model "
+            "file: load it yourself and pass the live model"
+        )
+    if not isinstance(name, str):
+        return
+    if name in _CODE:
+        raise UnsafeModelError(
+            f"{file}: layer {called} is a Lambda, Python code stored in the file; it was not run: write it as a layer, "
+            "or load the model yourself and pass the live model"
+        )
+    if name in _BY_NAME:
+        raise UnsafeModelError(
+            f"{file}: layer {called} ({name}) calls a TensorFlow function by name, which was not run and Keras 3 does not "
+            "know: rebuild the model with Keras layers"
+        )
+    if name in _OUTSIDE:
+        raise UnsafeModelError(
+            f"{file}: layer {called} ({name}) runs a program from outside the file; it was not run: load the model "
+            "yourself and pass the live model"
+        )
+    _check_class(part, name, str(called), file)
+
+
+def _check_class(part: dict[str, Any], name: str, called: str, file: str) -> None:
+    module, registered = part.get("module"), part.get("registered_name")
+    if "config" not in part or _registered(registered, name):
+        return
+    if module is None:
+        # the old HDF5 form names layers alone; the layers of a model are the dictionaries with a name in their config
+        is_layer = isinstance(part["config"], dict) and "name" in part["config"] and "trainable" in part["config"]
+        known = name in _LEGACY_CLASSES or hasattr(keras().layers, name)
+        if registered is None and (known or not is_layer):
+            return
+        raise UnsafeModelError(_unknown(file, called, str(registered or name)))
+    if not _is_keras(str(module), function=name == "function"):
+        what = part["config"] if name == "function" else name
+        raise UnsafeModelError(_unknown(file, called, f"{module}.{what}"))
+
+
+def _registered(registered: Any, name: str) -> bool:
+    """Whether the user made the class known to Keras in this process."""
+    find = keras().saving.get_registered_object
+    return find(name) is not None or (isinstance(registered, str) and find(registered) is not None)
+
+
+def _is_keras(module: str, function: bool) -> bool:
+    if module == "builtins":
+        # Keras looks such a name up among its own activations, losses, …
+        return True
+    parts = module.split(".")
+    if parts[0] != "keras" or len(parts) == 1:
+        return module == "keras" and not function
+    if parts[1] == "src" and len(parts) > 2:
+        # Keras 2 kept its models in engine
+        return parts[2] in _PARTS or parts[2] == "engine"
+    return parts[1] in _PARTS
+
+
+def _unknown(file: str, called: str, what: str) -> str:
+    return (
+        f"{file}: layer {called} is of class {what}, which is not Keras' own, and no module was imported to find it: load "
+        "the model yourself with keras.saving.load_model(path, custom_objects=...) and pass the live model"
+    )
+
+
+def mended(config: dict[str, Any]) -> dict[str, Any]:
+    """A copy that Keras 3 accepts, without training configuration."""
+    config = copy.deepcopy(config)
+    for part in _objects(config):
+        part.pop("compile_config", None)
+        inner = part.get("config")
+        if part.get("class_name") == "Sequential":
+            _mend_sequential(part)
+        elif part.get("class_name") in _SEPARABLE and isinstance(inner, dict):
+            _mend_separable(str(part["class_name"]), inner)
+    return config
+
+
+def _mend_separable(name: str, inner: dict[str, Any]) -> None:
+    stray = [k for k in inner if k == "groups" or (k.startswith("kernel_") and k != "kernel_size")]
+    for key in stray:
+        del inner[key]
+    if name.startswith("Depthwise"):
+        inner.pop("filters", None)
+
+
+def _mend_sequential(part: dict[str, Any]) -> None:
+    """Keras 2 gave the input's shape to the first layer; before that, the configuration was a bare list."""
+    if isinstance(part["config"], list):
+        part["config"] = {"name": "sequential", "layers": part["config"]}
+    layers = part["config"].get("layers") or []
+    first = layers[0] if layers else {}
+    inner = first.get("config") if isinstance(first, dict) else None
+    if not isinstance(inner, dict) or first.get("class_name") == "InputLayer":
+        return
+    shape = inner.pop("batch_input_shape", None)
+    if shape is not None and first.get("class_name") not in ("Sequential", "Functional", "Model"):
+        name = f"{inner.get('name', 'first')}_input"
+        inputs = {"batch_shape": shape, "dtype": _dtype_name(inner), "name": name}
+        layers.insert(0, {"class_name": "InputLayer", "config": inputs})
+
+
+def _dtype_name(inner: dict[str, Any]) -> str:
+    dtype = inner.get("dtype", "float32")
+    # of a mixed policy the inputs are float32 all the same
+    return dtype if isinstance(dtype, str) and not dtype.startswith("mixed") else "float32"
