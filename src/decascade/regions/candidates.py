@@ -170,7 +170,7 @@ def _cost_of_form(
         # of many small convolutions has to be cheaper even when it is charged for them too.
         _, full, _ = _cost_of_form("conv", graph, sized, segment, border, options)
         cost = Cost(max(cost.value, full.value), cost.parameters)
-    return sum(parameters(n) for n in builder.nodes), cost, len(builder.nodes)
+    return sum(parameters(n) for n in builder.nodes), cost, sum(not isinstance(n.op, Flatten) for n in builder.nodes)
 
 
 def _sized_like(tensors: dict[str, Tensor], sized: Graph, segment: Segment) -> dict[str, Tensor]:

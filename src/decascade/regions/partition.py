@@ -86,12 +86,12 @@ class Partition:
         """A unit by itself: as it is, its branches at their best, or (a parallel one) as one layer."""
         nodes = unit.nodes
         if not unit.inner:
-            return Block(unit.entry, unit.exit, nodes, self.cost(nodes), _layers(nodes), len(nodes))
+            return Block(unit.entry, unit.exit, nodes, self.cost(nodes), _layers(nodes), _layers(nodes))
         parts = tuple(block for chain in unit.inner for block in self.solve(chain))
         rest = tuple(n for n in nodes if not any(n in block.nodes for block in parts))
         cost = self.options.target.combine([*(b.cost for b in parts), self.cost(rest)])
         layers = sum(b.layers for b in parts) + _layers(rest)
-        operations = sum(b.operations for b in parts) + len(rest)
+        operations = sum(b.operations for b in parts) + _layers(rest)
         block = Block(unit.entry, unit.exit, nodes, cost, layers, operations, None, parts)
         whole = self.merged((block,))
         return whole if whole is not None and self.better(whole, block) else block
@@ -147,4 +147,5 @@ class Partition:
 
 
 def _layers(nodes: Sequence[Node]) -> int:
+    """Operations that do something: a dropout or a flatten alone is no reason to write a layer anew."""
     return sum(not isinstance(n.op, (Identity, Flatten)) for n in nodes)
