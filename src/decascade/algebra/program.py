@@ -5,7 +5,7 @@ Pure algebra: no layer names, no frameworks.  `border.py` finds where its maps e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import gcd
@@ -120,6 +120,27 @@ class Program:
             own = isinstance(step.op, Conv) and step.op.has_bias
             found[step.output] = own or any(found[n] for n in step.inputs)
         return found
+
+
+def chain(layers: Sequence[Conv], size: Sequence[int]) -> Program:
+    """The program of convolutions in sequence on a map of spatial size `size`.
+
+    `find_border(chain(layers, size))` gives the border classes and the exact kernel of each.
+
+    Raises:
+        AlgebraError: layers whose channels do not fit, or that leave nothing of the map.
+    """
+    steps, channels, sizes = list[Step](), {"0": layers[0].in_channels}, {"0": tuple(size)}
+    for i, layer in enumerate(layers):
+        if layer.in_channels != channels[str(i)] or layer.rank != len(size):
+            raise AlgebraError(f"layer {i} takes {layer.in_channels} channels on {layer.rank} axes, "
+                               f"it is given {channels[str(i)]} on {len(size)}")
+        out = layer.output_size(sizes[str(i)])
+        if any(n < 1 for n in out):
+            raise AlgebraError(f"layer {i} leaves nothing of a map of size {sizes[str(i)]}")
+        steps.append(Step(layer, (str(i),), str(i + 1)))
+        channels[str(i + 1)], sizes[str(i + 1)] = layer.out_channels, out
+    return Program(tuple(steps), "0", str(len(layers)), channels, sizes)
 
 
 def _seen(op: LinearOp, axes: tuple[Axis, ...], size: tuple[int | None, ...]) -> tuple[Axis, ...]:
