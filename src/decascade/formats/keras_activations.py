@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from decascade.errors import GraphError
-from decascade.formats.keras_base import Layout, graph_axis, keras, native_axis, to_array
+from decascade.formats.keras_base import Layout, class_of, graph_axis, keras, native_axis, to_array
 from decascade.ir.ops import Activation, Identity
 
 Element = Activation | Identity
@@ -51,7 +51,7 @@ def read_layer(layer: Any, rank: int, layout: Layout) -> Element | None:
         layers.ELU: lambda one, n, order: Activation("elu", (float(one.alpha),)),
         layers.Softmax: _softmax,
     }
-    reader = readers.get(type(layer))
+    reader = readers.get(class_of(layer))
     return None if reader is None else reader(layer, rank, layout)
 
 
@@ -73,10 +73,8 @@ def _prelu(layer: Any, rank: int, layout: Layout) -> Activation | None:
 
 
 def _softmax(layer: Any, rank: int, layout: Layout) -> Activation | None:
-    axis = layer.axis
-    if isinstance(axis, (list, tuple)) and len(axis) == 1:
-        axis = axis[0]
-    return Activation("softmax", (float(graph_axis(axis, rank, layout)),)) if isinstance(axis, int) else None
+    axes: list[Any] = np.ravel(layer.axis).tolist()
+    return Activation("softmax", (float(graph_axis(int(axes[0]), rank, layout)),)) if len(axes) == 1 else None
 
 
 def write_layer(op: Activation, rank: int, layout: Layout, options: dict[str, Any]) -> Any:

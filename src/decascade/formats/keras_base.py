@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Literal
@@ -34,7 +34,7 @@ def keras() -> Any:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Silences NumPy's remark on the backends' `__array__`, which lacks the `copy` keyword; it is not the user's."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
@@ -53,6 +53,11 @@ def to_array(value: Any) -> AnyArray:
     return array if array.dtype.kind in "fiubc" else array.astype(np.float32)
 
 
+def class_of(value: object) -> Any:
+    """The class of an untyped framework's object."""
+    return type(value)
+
+
 def is_functional(model: Any) -> bool:
     """Whether a model is a graph of layers made with `keras.Model(inputs, outputs)`, or a class derived from that."""
     return any(c.__name__ == "Functional" and c.__module__.startswith("keras.") for c in type(model).__mro__)
@@ -61,7 +66,7 @@ def is_functional(model: Any) -> bool:
 def is_plain_model(model: Any) -> bool:
     """Whether running a model means running its layers: a built Sequential or Functional whose `call` is Keras' own."""
     k = keras()
-    if not isinstance(model, k.Model) or not type(model).call.__module__.startswith("keras."):
+    if not isinstance(model, k.Model) or not class_of(model).call.__module__.startswith("keras."):
         return False
     return is_functional(model) or (isinstance(model, k.Sequential) and getattr(model, "_functional", None) is not None)
 

@@ -26,7 +26,21 @@ from decascade.formats.keras_activations import write_layer
 from decascade.formats.keras_base import AnyArray, Layout, channel_axis, fresh, keras, native_axis, to_native
 from decascade.ir.graph import Node
 from decascade.ir.ops import (
-    Activation, Add, Affine, BiasMap, Concat, Dense, Flatten, Foreign, GlobalPool, Identity, Pad, Pool, Select, Slice, Upsample,
+    Activation,
+    Add,
+    Affine,
+    BiasMap,
+    Concat,
+    Dense,
+    Flatten,
+    Foreign,
+    GlobalPool,
+    Identity,
+    Pad,
+    Pool,
+    Select,
+    Slice,
+    Upsample,
 )
 
 

@@ -37,10 +37,12 @@ def ungrouped(weight: Array, groups: int) -> Array:
     return out
 
 
-def trimmed(size: Sequence[int | None], op_pads: Pads, kernel: Sequence[int], stride: Sequence[int], step: Sequence[int]) -> Pads:
+def trimmed(
+    size: Sequence[int | None], before: Pads, kernel: Sequence[int], stride: Sequence[int], step: Sequence[int]
+) -> Pads:
     """The same windows with no more padding after than they reach: what lies past the last window is never read."""
     pads = list[tuple[int, int]]()
-    for n, (lo, hi), k, s, d in zip(size, op_pads, kernel, stride, step, strict=True):
+    for n, (lo, hi), k, s, d in zip(size, before, kernel, stride, step, strict=True):
         if n is not None and s > 1:
             reach = (k - 1) * d + 1
             least = ((n + lo + hi - reach) // s) * s + reach - n - lo

@@ -6,8 +6,9 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from decascade.algebra.conv import Array, Conv, crop_or_pad
+from decascade.algebra.conv import Conv, crop_or_pad
 from decascade.errors import GraphError
 from decascade.formats import keras_emit_conv as conv
 from decascade.formats.keras_base import to_native
@@ -22,7 +23,7 @@ _LEAST = {"float16": -65504.0}
 def _known(to: Emitter, x: Any, what: str) -> tuple[int, ...]:
     size = tuple(n for n in to.size(x) if n is not None)
     if len(size) < len(x.shape) - 2:
-        raise GraphError(f"{to.name}: {what} a map whose size is not known before the model runs cannot be written in Keras")
+        raise GraphError(f"{to.name}: {what} a map of a size that is only known when the model runs has no form in Keras")
     return size
 
 
@@ -83,7 +84,7 @@ def frame(to: Emitter, op: Pad, x: Any, name: str) -> Any:
     return to.put("Add", [padded, outside], name=name)
 
 
-def select(to: Emitter, indices: Array | np.ndarray[Any, Any], x: Any, name: str = "") -> Any:
+def select(to: Emitter, indices: NDArray[np.integer[Any]], x: Any, name: str = "") -> Any:
     """Channels by index."""
     total, rank = to.channels(x), len(x.shape)
     size = to.size(x)
@@ -93,7 +94,7 @@ def select(to: Emitter, indices: Array | np.ndarray[Any, Any], x: Any, name: str
     if np.array_equal(indices, np.arange(first, first + count)) and sum(n is None for n in size) <= 1:
         return _neighbours(to, first, count, x, name)
     weight = np.zeros((count, total, *(1,) * (rank - 2)), np.float32)
-    weight[np.arange(count), np.asarray(indices)] = 1
+    weight[np.arange(count), indices] = 1
     return conv.convolution(to, Conv(weight), x)
 
 
@@ -118,7 +119,7 @@ def cut(to: Emitter, op: Slice, x: Any) -> Any:
     axis, size = op.axis - 2, to.size(x)
     n = size[axis]
     if n is None:
-        raise GraphError(f"{to.name}: a slice of a map whose size is not known before the model runs cannot be written in Keras")
+        raise GraphError(f"{to.name}: a slice of a map of a size that is only known when the model runs has no form in Keras")
     pads = tuple((-op.start, op.stop - n) if i == axis else (0, 0) for i in range(len(size)))
     return to.zeros(x, pads, "")
 
@@ -129,7 +130,8 @@ def along_one_axis(to: Emitter, x: Any, crop: tuple[int, int], frame: tuple[int,
     x = to.put("Reshape", x, name="view", target_shape=(channels, 1, -1 if length is None else length))
     for kind, option, sides in (("Cropping2D", "cropping", crop), ("ZeroPadding2D", "padding", frame)):
         if any(sides):
-            x = to.put(kind, x, name=option, ordered=True, **{option: ((0, 0), sides)})
+            options: dict[str, Any] = {option: ((0, 0), sides)}
+            x = to.put(kind, x, name=option, ordered=True, **options)
     length = None if length is None else length - sum(crop) + sum(frame)
     return to.put("Reshape", x, name=name, target_shape=(channels, -1 if length is None else length))
 
@@ -159,7 +161,7 @@ def pool(to: Emitter, op: Pool, x: Any) -> Any:
     return to.put("Rescaling", x, scale=to_native(share[None, None], to.layout)[0].tolist())
 
 
-def _shares(op: Pool, out: tuple[int, ...], size: tuple[int | None, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _shares(op: Pool, out: tuple[int, ...], size: tuple[int | None, ...]) -> NDArray[np.float64]:
     """Per output position: the window's length over the number of its samples on the map."""
     share = np.ones(())
     for n, m, k, s, (lo, _) in zip(out, size, op.kernel, op.stride, op.padding, strict=True):

@@ -6,7 +6,7 @@ import json
 import logging
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,7 @@ import numpy as np
 from decascade.errors import FormatError, UnsafeModelError
 from decascade.formats.files import checked_file
 from decascade.formats.keras_base import keras, quiet, to_array
-from decascade.formats.keras_scan import mended, scan
+from decascade.formats.keras_scan import as_dict, mended, scan
 
 _HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 _WEIGHTS = "model.weights.h5"
@@ -51,7 +51,7 @@ def _not_that(path: Path, head: bytes, hdf5: bool) -> str:
 
 
 @contextmanager
-def _one_line(path: Path, doing: str) -> Iterator[None]:
+def _one_line(path: Path, doing: str) -> Generator[None]:
     """Whatever Keras and h5py raise becomes one line that names the file."""
     try:
         with warnings.catch_warnings(), quiet():
@@ -131,7 +131,8 @@ def _load_zip(path: Path) -> Any:
 
 
 def _without_training(config: Any) -> Any:
-    return {k: v for k, v in config.items() if k != "compile_config"} if isinstance(config, dict) else config
+    known = as_dict(config)
+    return config if known is None else {k: v for k, v in known.items() if k != "compile_config"}
 
 
 def _check_archive(archive: zipfile.ZipFile, names: list[str], path: Path) -> Any:

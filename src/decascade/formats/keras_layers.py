@@ -7,17 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from decascade.algebra.conv import Conv, ConvTranspose, Pads
 from decascade.formats.keras_activations import read_function, read_layer
-from decascade.formats.keras_base import AnyArray, Layout, applied, channel_axis, graph_axis, keras, same_pads, to_array
+from decascade.formats.keras_base import (
+    AnyArray,
+    Layout,
+    applied,
+    channel_axis,
+    class_of,
+    graph_axis,
+    keras,
+    same_pads,
+    to_array,
+)
 from decascade.ir.graph import Shape
 from decascade.ir.ops import (
-    Activation, Add, Affine, Concat, Dense, Flatten, Foreign, GlobalPool, Identity, Op, Pad, Pool, Upsample,
+    Activation,
+    Add,
+    Affine,
+    Concat,
+    Dense,
+    Flatten,
+    Foreign,
+    GlobalPool,
+    Identity,
+    Op,
+    Pad,
+    Pool,
+    Upsample,
 )
 
 
@@ -59,9 +80,10 @@ Reader = Callable[[Use], Chain | str]
 
 def read(use: Use) -> Chain | str:
     """The chain that a layer is, or the reason why it is none."""
-    reader = _readers().get(type(use.layer))
+    kind = class_of(use.layer)
+    reader = _readers().get(kind)
     if reader is None:
-        return f"{type(use.layer).__name__} is no operation that decascade knows"
+        return f"{kind.__name__} is no operation that decascade knows"
     if getattr(use.layer, "quantization_mode", None):
         return f"its weights are quantized ({use.layer.quantization_mode})"
     if getattr(use.layer, "lora_enabled", False):
@@ -76,7 +98,7 @@ def read(use: Use) -> Chain | str:
 
 def _activated(use: Use, chain: list[Step]) -> Chain:
     """The chain and the layer's own `activation`."""
-    function = getattr(use.layer, "activation", None)
+    function: Any = getattr(use.layer, "activation", None)
     op: Op | None = read_function(function, len(use.result), use.layout)
     if isinstance(op, Identity):
         return chain
@@ -282,7 +304,7 @@ def _element(use: Use) -> Chain | str:
     op = read_layer(use.layer, use.rank, use.layout)
     if op is None:
         return f"{type(use.layer).__name__} with these options is no activation that decascade knows"
-    if isinstance(op, Activation) and op.kind == "prelu" and use.channels != prod(op.slope.shape if op.slope is not None else ()):
+    if isinstance(op, Activation) and op.slope is not None and op.slope.shape != (use.channels,):
         return "its slopes are not one per channel"
     return [Step(op, function=use.layer)]
 

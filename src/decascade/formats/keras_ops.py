@@ -81,4 +81,5 @@ def _arithmetic(use: Use, kind: str, args: Sequence[Any], tensors: set[int]) -> 
 
 
 def _constant(value: Any) -> Any:
-    return value if isinstance(value, (int, float, np.ndarray, np.number, list, tuple)) else to_array(value)
+    plain = (int, float, np.ndarray, np.number, list, tuple)
+    return to_array(value) if not isinstance(value, plain) else np.asarray(value)

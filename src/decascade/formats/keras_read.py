@@ -109,9 +109,10 @@ def _extra(call: Call) -> str:
     """Arguments of a call besides its tensors: training=True, masks, initial states."""
     arguments = call.record.arguments
     tensors = {id(t) for t in call.record.input_tensors}
-    extra = {k: v for k, v in arguments.kwargs.items() if id(v) not in tensors and v is not None and (k, v) != ("training", False)}
+    given = ((k, v) for k, v in arguments.kwargs.items() if id(v) not in tensors and v is not None)
+    extra = [f"{k}={v}" for k, v in given if (k, v) != ("training", False)]
     if extra:
-        return ", ".join(f"{k}={v}" for k, v in extra.items())
+        return ", ".join(extra)
     flat = keras().tree.flatten(arguments.args)
     return "arguments that are no tensors" if any(id(v) not in tensors and v is not None for v in flat) else ""
 
@@ -126,7 +127,11 @@ def _evaluation(call: Call, layout: Layout) -> Evaluate:
             for t, a in zip(call.record.input_tensors, arrays, strict=True)
         }
         arguments = call.record.arguments
-        args, kwargs = k.tree.map_structure(lambda v: given.get(id(v), v), (arguments.args, arguments.kwargs))
+
+        def fill(value: Any) -> Any:
+            return given.get(id(value), value)
+
+        args, kwargs = k.tree.map_structure(fill, (arguments.args, arguments.kwargs))
         with quiet():
             results = k.tree.flatten(call.operation(*args, **kwargs))
         return [to_first(np.array(to_array(r)), layout) for r in results]

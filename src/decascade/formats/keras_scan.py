@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from decascade.errors import FormatError, UnsafeModelError
 from decascade.formats.keras_base import keras
@@ -41,20 +41,25 @@ def scan(config: Any, file: str) -> None:
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
     """Every dictionary in the configuration; a stack, since the depth is the file's choice."""
-    stack = [value]
+    stack: list[Any] = [value]
     while stack:
         value = stack.pop()
-        if isinstance(value, dict):
-            yield value
-            stack.extend(value.values())
+        if (part := as_dict(value)) is not None:
+            yield part
+            stack.extend(part.values())
         elif isinstance(value, list):
-            stack.extend(value)
+            stack.extend(cast("list[Any]", value))
+
+
+def as_dict(value: Any) -> dict[str, Any] | None:
+    """A JSON object; None for any other value."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 def _check(part: dict[str, Any], file: str) -> None:
     name = part.get("class_name")
-    inner = part.get("config")
-    called = inner.get("name", name) if isinstance(inner, dict) else name
+    inner = as_dict(part.get("config")) or {}
+    called = str(inner.get("name", name))
     if "vocabulary" in part and isinstance(part["vocabulary"], str):
         raise UnsafeModelError(
             f"{file}: layer {part.get('name', '?')} reads its vocabulary from {part['vocabulary']!r}, outside the model "
@@ -77,7 +82,7 @@ def _check(part: dict[str, Any], file: str) -> None:
             f"{file}: layer {called} ({name}) runs a program from outside the file; it was not run: load the model "
             "yourself and pass the live model"
         )
-    _check_class(part, name, str(called), file)
+    _check_class(part, name, called, file)
 
 
 def _check_class(part: dict[str, Any], name: str, called: str, file: str) -> None:
@@ -86,7 +91,7 @@ def _check_class(part: dict[str, Any], name: str, called: str, file: str) -> Non
         return
     if module is None:
         # the old HDF5 form names layers alone; the layers of a model are the dictionaries with a name in their config
-        is_layer = isinstance(part["config"], dict) and "name" in part["config"] and "trainable" in part["config"]
+        is_layer = {"name", "trainable"} <= (as_dict(part["config"]) or {}).keys()
         known = name in _LEGACY_CLASSES or hasattr(keras().layers, name)
         if registered is None and (known or not is_layer):
             return
@@ -127,10 +132,10 @@ def mended(config: dict[str, Any]) -> dict[str, Any]:
     config = copy.deepcopy(config)
     for part in _objects(config):
         part.pop("compile_config", None)
-        inner = part.get("config")
+        inner = as_dict(part.get("config"))
         if part.get("class_name") == "Sequential":
             _mend_sequential(part)
-        elif part.get("class_name") in _SEPARABLE and isinstance(inner, dict):
+        elif part.get("class_name") in _SEPARABLE and inner is not None:
             _mend_separable(str(part["class_name"]), inner)
     return config
 
@@ -147,15 +152,15 @@ def _mend_sequential(part: dict[str, Any]) -> None:
     """Keras 2 gave the input's shape to the first layer; before that, the configuration was a bare list."""
     if isinstance(part["config"], list):
         part["config"] = {"name": "sequential", "layers": part["config"]}
-    layers = part["config"].get("layers") or []
-    first = layers[0] if layers else {}
-    inner = first.get("config") if isinstance(first, dict) else None
-    if not isinstance(inner, dict) or first.get("class_name") == "InputLayer":
+    layers: list[Any] = (as_dict(part["config"]) or {}).get("layers") or []
+    first = as_dict(layers[0]) if layers else None
+    inner = as_dict(first.get("config")) if first is not None else None
+    if first is None or inner is None or first.get("class_name") == "InputLayer":
         return
     shape = inner.pop("batch_input_shape", None)
     if shape is not None and first.get("class_name") not in ("Sequential", "Functional", "Model"):
         name = f"{inner.get('name', 'first')}_input"
-        inputs = {"batch_shape": shape, "dtype": _dtype_name(inner), "name": name}
+        inputs: dict[str, Any] = {"batch_shape": shape, "dtype": _dtype_name(inner), "name": name}
         layers.insert(0, {"class_name": "InputLayer", "config": inputs})
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from decascade.errors import FormatError
 from decascade.formats.base import Document
-from decascade.formats.keras_base import body, fresh, keras, output_names
+from decascade.formats.keras_base import body, class_of, fresh, keras, output_names
 from decascade.formats.keras_emit import Emitter
 from decascade.formats.keras_graph import Scope
 from decascade.formats.keras_plan import Kept, Made, Plan, make_plan
@@ -95,9 +95,11 @@ class _Builder:
             layer = self._copy(item.call.operation, level, taken)
         k, now = keras(), iter([level.tensors[n] for n in reads])
         arguments = record.arguments
-        args, kwargs = k.tree.map_structure(
-            lambda v: next(now) if isinstance(v, k.KerasTensor) else v, (arguments.args, arguments.kwargs)
-        )
+
+        def fill(value: Any) -> Any:
+            return next(now) if isinstance(value, k.KerasTensor) else value
+
+        args, kwargs = k.tree.map_structure(fill, (arguments.args, arguments.kwargs))
         results = k.tree.flatten(level.call(layer, *args, **kwargs))
         for name, tensor in zip(writes, results, strict=True):
             level.tensors[name] = tensor
@@ -215,17 +217,19 @@ def copied(operation: Any, name: str) -> Any:
         twin = copy.copy(operation)
         twin._inbound_nodes, twin._outbound_nodes = [], []
         return twin
-    own = {type(s).__name__: type(s) for s in operation._flatten_layers() if not type(s).__module__.startswith("keras.")}
+    kind = class_of(operation)
+    classes: list[type] = [type(layer) for layer in operation._flatten_layers()]
+    own = {c.__name__: c for c in classes if not c.__module__.startswith("keras.")}
     try:
         config = operation.get_config()
         if name != operation.name:
             config["name"] = name
         with k.saving.custom_object_scope(own):
-            return type(operation).from_config(config)
+            return kind.from_config(config)
     except Exception as error:
         words = " ".join(str(error).split())[:200]
         raise FormatError(
-            f"layer {operation.name} of class {type(operation).__name__} cannot be copied: give the class a get_config() and "
+            f"layer {operation.name} of class {kind.__name__} cannot be copied: give the class a get_config() and "
             f"from_config() that make another one ({words})"
         ) from None
 
