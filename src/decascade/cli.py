@@ -21,6 +21,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False,
 )
 
+INTERRUPT, INTERRUPTED = 130, "interrupted; nothing was written"
+"""What shells use after Ctrl-C; typer turns the exception into it."""
+
 MODEL = "A model: .onnx, .keras, .h5/.hdf5 or .pt2."
 ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL, show_default=False)]
 Target = Annotated[str, typer.Option(metavar="NAME", help="What a replacement must not raise: macs or memory.")]
@@ -167,9 +170,10 @@ def run(arguments: list[str]) -> int:
     if not debug:
         _hush()
     try:
-        app(arguments, prog_name="decascade", standalone_mode=False)
+        code = app(arguments, prog_name="decascade", standalone_mode=False)
+        return _fail(INTERRUPTED, INTERRUPT) if code == INTERRUPT else code or 0
     except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written", 130)
+        return _fail(INTERRUPTED, INTERRUPT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -179,7 +183,6 @@ def run(arguments: list[str]) -> int:
         if debug:
             traceback.print_exc()
         return _fail(*_told(error))
-    return 0
 
 
 def _told(error: Exception) -> tuple[str, int]:
@@ -189,8 +192,9 @@ def _told(error: Exception) -> tuple[str, int]:
     if hasattr(error, "format_message"):  # typer's own: a wrong option, a missing argument
         usage: Any = error
         return f"{usage.format_message()} Try decascade --help.", 2
-    if isinstance(error, typer.Abort):
-        return "interrupted; nothing was written", 130
+    if isinstance(error, typer.Abort) and error.__cause__ is None:
+        return INTERRUPTED, INTERRUPT
+    error = error.__cause__ if isinstance(error.__cause__, EOFError) else error
     words = " ".join(str(error).split())[:300]
     return f"internal error, a bug in decascade: {type(error).__name__}: {words} (--debug shows the traceback)", 1
 

@@ -2,7 +2,7 @@
 
 A stored or computed float has relative error at most u, half its dtype's spacing (2⁻²⁴ for float32).  An inner
 product of n terms computed in any order is off by about λ·√n·u·Σ|w||x| with high probability (Higham & Mary 2019,
-"A new approach to probabilistic rounding error analysis"; λ = 4 here), and by at most γ_n·Σ|w||x|, γ_n = n·u/(1−n·u).
+"A new approach to probabilistic rounding error analysis"; λ = 2 here), and by at most γ_n·Σ|w||x|, γ_n = n·u/(1−n·u).
 Σ|w||x| is what the *magnitude* of an operation computes from the absolute values of its inputs.
 """
 
@@ -25,7 +25,7 @@ from decascade.ir.interpret import evaluate
 from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, Foreign, GlobalPool, Op, Pad, Pool
 
 Errs = Literal["number", "channel", "stored"]
-LAMBDA = 4.0
+LAMBDA = 2.0
 U64 = 2.0**-53
 STEEPEST = {"relu": 1.0, "clip": 1.0, "abs": 1.0, "neg": 1.0, "softsign": 1.0, "tanh": 1.0, "sigmoid": 0.25, "softplus": 1.0,
             "gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1, "hard_swish": 1.5, "selu": 1.76}

@@ -9,13 +9,14 @@ import zipfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from decascade.errors import FormatError, UnsafeModelError
-from decascade.formats.files import checked_file
+from decascade.formats.files import checked_container, checked_file
 from decascade.formats.keras_base import keras, quiet, to_array
 from decascade.formats.keras_scan import as_dict, mended, scan
 
@@ -34,20 +35,18 @@ def load(path: Path) -> Any:
     with path.open("rb") as file:
         head = file.read(8)
     hdf5 = path.suffix.lower() in (".h5", ".hdf5")
-    if not head.startswith(_HDF5 if hdf5 else _ZIP):
-        raise FormatError(_not_that(path, head, hdf5))
+    _check_head(path, head, hdf5)
     model = _load_hdf5(path) if hdf5 else _load_zip(path)
     check_finite(model, str(path))
     return model
 
 
-def _not_that(path: Path, head: bytes, hdf5: bool) -> str:
+def _check_head(path: Path, head: bytes, hdf5: bool) -> None:
     if head.startswith(_ZIP) and hdf5:
-        return f"{path} is a zip archive, not HDF5: if Keras 3 wrote it, rename it to {path.stem}.keras"
-    if head.startswith(_HDF5):
-        return f"{path} is HDF5, not a Keras 3 archive: rename it to {path.stem}.h5"
-    wanted = "an HDF5 file" if hdf5 else "a Keras 3 archive (zip)"
-    return f"{path} is not {wanted}: it is truncated, or of another format than its name says"
+        raise FormatError(f"{path} is a zip archive, not HDF5: if Keras 3 wrote it, rename it to {path.stem}.keras")
+    if head.startswith(_HDF5) and not hdf5:
+        raise FormatError(f"{path} is HDF5, not a Keras 3 archive: rename it to {path.stem}.h5")
+    checked_container(path, "hdf5" if hdf5 else "zip")
 
 
 @contextmanager
@@ -204,9 +203,22 @@ def save(model: Any, path: Path) -> None:
         # Keras calls HDF5 legacy; the user asked for it
         absl.setLevel(logging.ERROR)
         with quiet():
-            model.save(path)
+            if path.suffix.lower() == ".keras":
+                model.save(path)
+            else:
+                _save_hdf5(model, path)
     finally:
         absl.setLevel(level)
+
+
+def _save_hdf5(model: Any, path: Path) -> None:
+    """HDF5 crashes the process when a disk fills up under it: the file is made in memory, then written like any other."""
+    h5py: Any = import_module("h5py")
+    legacy: Any = import_module("keras.src.legacy.saving.legacy_h5_format")  # what model.save calls for .h5
+    buffer = BytesIO()
+    with h5py.File(buffer, "w") as file:
+        legacy.save_model_to_hdf5(model, file)
+    path.write_bytes(buffer.getbuffer())
 
 
 def _check_fits_hdf5(model: Any, path: Path) -> None:

@@ -6,7 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 SCHEMA = 1
 
@@ -143,6 +146,12 @@ class Report:
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text
+
+    def render(self) -> RenderableType:
+        """The report as something that rich prints in colour; `str(report)` is the same in plain text."""
+        from decascade.report.terminal import render
+
+        return render(self)
 
     def __str__(self) -> str:
         from decascade.report.terminal import report_text

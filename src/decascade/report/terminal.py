@@ -56,24 +56,23 @@ def render_verification(facts: VerificationFacts, names: tuple[str, str] = ("ori
     verdict = "same function up to rounding" if facts.same else "NOT the same function"
     style = "bold green" if facts.same else "bold red"
     head = "Verified: " if facts.same else "Checked: "
-    lines = [Text.assemble((head, "bold"), (verdict, style), f", {facts.samples} samples")]
-    by = "in the framework itself" if facts.by == "framework" else "in float64 (framework not at hand)"
-    lines.append(
-        Text(f"  largest difference {facts.max_abs:.2g} ({facts.max_rel:.1g} of the output's range), {by};"
-             f" rounding can explain {facts.tolerance:.2g}")
-    )
+    lines: list[RenderableType] = [Text.assemble((head, "bold"), (verdict, style), f", {facts.samples} samples")]
+    table = Table.grid(padding=(0, 2, 0, 0))
+    by = "  in the framework" if facts.by == "framework" else "  in float64 (no framework at hand)"
+    rows = (by, facts.max_abs, facts.tolerance), ("  in float64", facts.exact_error, facts.exact_tolerance)
+    for name, error, limit in rows:
+        if error is not None and (name == by or facts.by == "framework"):
+            told = f"{error:.2g}" if limit is None else f"{error:.2g}, rounding can explain {limit:.2g}"
+            table.add_row(name, "differ by", told)
+    if facts.original_fp32_error is not None and facts.merged_fp32_error is not None:
+        ratio = "" if facts.fp32_ratio is None else f" ({facts.fp32_ratio:.2f} times)"
+        table.add_row("  float32 error", names[0], f"{facts.original_fp32_error:.2g}")
+        table.add_row("", names[1], f"{facts.merged_fp32_error:.2g}{ratio}")
     if facts.worst is not None and facts.max_abs > 0:
         w = facts.worst
-        lines.append(Text(f"  at output {w.output}{list(w.index)}: {w.a:.9g} in {names[0]}, {w.b:.9g} in {names[1]}"))
-    if facts.exact_error is not None:
-        limit = "" if facts.exact_tolerance is None else f"; rounding of weights can explain {facts.exact_tolerance:.2g}"
-        lines.append(Text(f"  in float64 the two differ by {facts.exact_error:.2g}{limit}"))
-    if facts.original_fp32_error is not None and facts.merged_fp32_error is not None:
-        ratio = "" if facts.fp32_ratio is None else f", {facts.fp32_ratio:.2f} times"
-        lines.append(
-            Text(f"  float32 error against {names[0]} in float64: {facts.original_fp32_error:.2g} {names[0]},"
-                 f" {facts.merged_fp32_error:.2g} {names[1]}{ratio}")
-        )
+        place = f"{w.output}{list(w.index)}, {facts.max_rel:.1g} of its largest value: {w.a:.9g} → {w.b:.9g}"
+        table.add_row("  differ most", "at", place)
+    lines.append(table)
     return Group(*lines, *(Text(f"  {note}") for note in facts.notes))
 
 
@@ -121,7 +120,7 @@ def _cascades(rows: Iterable[CascadeFacts]) -> Table:
 
 
 def _why(row: CascadeFacts) -> str:
-    borders = {"free": "border needs nothing", "bias": "border: bias corrected", "ring": "border: ring corrected", "": ""}
+    borders = {"free": "", "bias": "bias corrected at the border", "ring": "ring corrected at the border", "": ""}
     border = borders[row.border]
     if row.decision == "left":
         return row.reason
