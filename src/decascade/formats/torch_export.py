@@ -79,14 +79,26 @@ def trace_program(program: Any) -> Traced:
     return Traced(module, module, inputs, exported=True, notes=notes, symbols=symbols)
 
 
+def unlift(program: Any) -> Any:
+    """The program as a callable module.
+
+    Raises:
+        FormatError: torch cannot make one.
+    """
+    with quiet():
+        try:
+            try:
+                return program.module(check_guards=False)
+            except TypeError:  # before torch 2.9 there are no guards
+                return program.module()
+        except Exception as error:
+            raise FormatError(f"torch cannot make a module of this exported program ({one_line(error)}): {WAY_ROUND}") from None
+
+
 def _unlifted(program: Any) -> Any:
     """The program as a graph module with its parameters as attributes.  Its guards are code in strings: never made."""
     torch = load()
-    with quiet():
-        try:
-            module = program.module(check_guards=False)
-        except TypeError:  # before torch 2.9 there are no guards
-            module = program.module()
+    module = unlift(program)
     plain = torch.fx.GraphModule(module, torch.fx.Graph())
     plain.__dict__.pop("_out_spec", None)
     graph = torch.fx.Graph()

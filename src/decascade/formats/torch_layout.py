@@ -36,17 +36,23 @@ def moves(node: Any, module: Any) -> bool:
     return node.op in ("call_function", "call_method") and call_name(node) in _MOVES
 
 
-def read_layout(node: Any, values: Values, shape: Callable[[Any], Shape | None]) -> tuple[Op, Any] | None:
-    """The operation that a chain of moves ending in `node` stands for, and the node that it starts from."""
-    start = node
+def read_layout(
+    node: Any, values: Values, shape: Callable[[Any], Shape | None], understood: Callable[[Any], bool]
+) -> tuple[Op, Any] | None:
+    """The operation that a chain of moves ending in `node` stands for, and the node that it starts from.
+
+    The shortest chain that starts from a tensor that is `understood`, or failing that the shortest.
+    """
+    start, fallback = node, None
     for _ in range(_DEEPEST):
         if not moves(start, values.module) or not start.args or not values.is_tensor(start.args[0]):
-            return None
+            break
         start = start.args[0]
         found = _recognised(node, start, values, shape)
-        if found is not None:
+        if found is not None and (understood(start) or not moves(start, values.module)):
             return found, start
-    return None
+        fallback = fallback or (None if found is None else (found, start))
+    return fallback
 
 
 def _recognised(node: Any, start: Any, values: Values, shape: Callable[[Any], Shape | None]) -> Op | None:

@@ -95,7 +95,7 @@ def _read_node(node: Any, reader: Reader, context: Context) -> None:
     pinned = node.op == "call_module" and node.target in reader.traced.pinned
     reading = None if pinned else read_call(node, context)
     if reading is None and not pinned:
-        moved = read_layout(node, reader.values, reader.shape)
+        moved = read_layout(node, reader.values, reader.shape, reader.found.__contains__)
         reading = None if moved is None else (moved[0], (moved[1],))
     dtype = next((reader.tensors[s].dtype for s in reader.values.tensors(node) if s in reader.tensors), "float32")
     if reading is not None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from decascade.errors import FormatError, UsageError
 from decascade.formats.base import Arrays
 from decascade.formats.torch_common import floating_dtype, in_eval, load, to_numpy
-from decascade.formats.torch_export import export_module, quiet, save_program
+from decascade.formats.torch_export import export_module, quiet, save_program, unlift
 from decascade.formats.torch_names import output_names
 from decascade.formats.torch_write import META
 
@@ -49,11 +49,7 @@ def callable_module(native: Any) -> Any:
     """The module to call: in eval mode, sharing all tensors with the given one."""
     torch = load()
     if isinstance(native, torch.export.ExportedProgram):
-        with quiet():
-            try:
-                return native.module(check_guards=False)
-            except TypeError:
-                return native.module()
+        return unlift(native)
     return in_eval(native)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
+from decascade.errors import FormatError
 from decascade.formats.torch_common import InputSpec, dtype_name, load
+from decascade.formats.torch_modules import known_base
+from decascade.formats.torch_pure import call_name
 from decascade.ir.graph import Shape
 
 
@@ -53,21 +58,69 @@ def fake_shapes(module: Any, given: Mapping[str, Shape | None], inputs: Sequence
 
 def _propagate(module: Any, shapes: Sequence[Shape], inputs: Sequence[InputSpec], batch: int) -> dict[Any, tuple[int, ...]]:
     torch = load()
-    from importlib import import_module
+    results = _results(module, shapes, inputs, batch)
+    return {n: tuple(int(size) for size in r.shape) for n, r in results.items() if isinstance(r, torch.Tensor)}
 
+
+def _results(module: Any, shapes: Sequence[Shape], inputs: Sequence[InputSpec], batch: int) -> dict[Any, Any]:
+    """What every node gives on fake inputs of these shapes, the batch replaced."""
+    torch = load()
     mode: Any = import_module("torch._subclasses.fake_tensor").FakeTensorMode(allow_non_fake_inputs=True)
-    found = dict[Any, tuple[int, ...]]()
-
-    class Recorder(torch.fx.Interpreter):  # type: ignore[misc, name-defined]
-        def run_node(self, n: Any) -> Any:
-            result = super().run_node(n)
-            if isinstance(result, torch.Tensor):
-                found[n] = tuple(int(size) for size in result.shape)
-            return result
-
+    runner: Any = torch.fx.Interpreter(module, garbage_collect_values=False)
     with mode, torch.no_grad():
         examples = [
             torch.empty([batch, *shape[1:]], dtype=getattr(torch, spec.dtype)) for shape, spec in zip(shapes, inputs, strict=True)
         ]
-        Recorder(module).run(*examples)
-    return found
+        runner.run(*examples)
+    return cast(dict[Any, Any], runner.env)
+
+
+_SEVERAL = frozenset(
+    ("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "topk", "sort", "kthvalue", "mode", "median", "cummax")
+)
+"""Functions whose result is several tensors."""
+
+
+def _may_be_several(module: Any, node: Any) -> bool:
+    if node.op == "call_module":
+        return not known_base(module.get_submodule(node.target)) or "return_indices" in vars(module.get_submodule(node.target))
+    own = node.op == "call_function" and not str(getattr(node.target, "__module__", None) or "torch").startswith(("torch", "_op"))
+    return own or (node.op in ("call_function", "call_method") and call_name(node) in _SEVERAL)
+
+
+def unpack_outputs(module: Any, shapes: Sequence[Shape | None], inputs: Sequence[InputSpec]) -> None:
+    """A call whose result is several tensors and is returned as it is becomes the items that are returned.
+
+    Found by running the graph on shapes alone; where that cannot be done, the result of a call that is not torch's own is
+    taken for one tensor.
+
+    Raises:
+        FormatError: the result of, say, torch.split is returned as it is, and the shapes are not known.
+    """
+    torch = load()
+    graph = module.graph
+    output = next(node for node in graph.nodes if node.op == "output")
+    asked = [n for n in torch.utils._pytree.tree_leaves(output.args[0]) if hasattr(n, "op") and _may_be_several(module, n)]
+    if not asked:
+        return
+    try:
+        known = [shape for shape in shapes if shape is not None and all(isinstance(size, int) for size in shape[1:])]
+        results = _results(module, known, inputs, 3)
+    except Exception:  # a model that cannot run on shapes alone: nothing is known then
+        several = [n for n in asked if n.op != "call_module" and call_name(n) in _SEVERAL]
+        if several:
+            what = call_name(several[0])
+            raise FormatError(f"forward returns what {what} gives as it is: unpack it (a, b = …), or give an input shape") from None
+        return
+
+    def items(node: Any, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: items(graph.call_function(operator.getitem, (node, key)), item) for key, item in value.items()}
+        if isinstance(value, (tuple, list)):
+            return tuple(items(graph.call_function(operator.getitem, (node, i)), item) for i, item in enumerate(value))
+        return node
+
+    with graph.inserting_before(output):
+        output.args = (torch.fx.node.map_arg(output.args[0], lambda node: items(node, results.get(node))),)
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    module.recompile()

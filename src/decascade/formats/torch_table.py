@@ -37,6 +37,7 @@ READERS: dict[str, Reader] = {
     "mm": ops.matmul,
     "matmul": ops.matmul,
     "batch_norm": ops.batch_norm,
+    "instance_norm": ops.batch_norm,
     "_native_batch_norm_legit_no_training": ops.native_batch_norm,
     **dict.fromkeys(("identity", "contiguous", "clone", "detach", "alias", "lift_fresh_copy"), ops.identity),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout"), ops.dropout),
@@ -81,6 +82,9 @@ READERS: dict[str, Reader] = {
     "maximum": ops.bound_below,
     "minimum": ops.bound_above,
     "leaky_relu": _activation("leaky_relu", "negative_slope", negative_slope=0.01),
+    "rrelu": lambda ctx, x, lower=1 / 8, upper=1 / 3, training=False, *_, **__: (
+        None if training else (ops.Activation("leaky_relu", ((lower + upper) / 2,)), (x,))
+    ),
     "prelu": ops.prelu,
     "_prelu_kernel": ops.prelu,
     "elu": ops.elu,
@@ -101,10 +105,6 @@ READERS: dict[str, Reader] = {
     "_softmax": lambda ctx, x, dim, half: None if half else ops.softmax(ctx, x, dim),
 }
 
-_FIRST_OF_SEVERAL = frozenset(("_native_batch_norm_legit_no_training", "max_pool2d_with_indices", "max_pool3d_with_indices"))
-"""aten operations that return several tensors, of which the first is what the reader means."""
-
-
 @cache
 def _namespaces() -> tuple[Any, ...]:
     torch = load()
@@ -121,13 +121,22 @@ def read_call(node: Any, ctx: Context) -> Reading | None:
     name = call_name(node)
     if name == "getitem" and node.args[1] == 0:
         source = node.args[0]
-        if source.op == "call_function" and call_name(source) in _FIRST_OF_SEVERAL and _of_torch(source, call_name(source)):
+        if _gives_several(source) and _of_torch(source, call_name(source)):
             return _read(call_name(source), ctx, source.args, source.kwargs)
-    if name in _FIRST_OF_SEVERAL or not _of_torch(node, name):
+    if _gives_several(node) or not _of_torch(node, name):
         return None
-    if node.target is getattr(load().nn.functional, "batch_norm", None):
+    functional = load().nn.functional
+    if node.target is functional.batch_norm:
         return _guarded(ops.functional_batch_norm, ctx, node.args, node.kwargs)
+    if node.target is functional.instance_norm:
+        return None
     return _read(name, ctx, node.args, node.kwargs)
+
+
+def _gives_several(node: Any) -> bool:
+    """Whether a call of aten gives several tensors; a reader then means the first."""
+    schema = getattr(node.target, "_schema", None) if node.op == "call_function" else None
+    return schema is not None and len(schema.returns) > 1
 
 
 def _of_torch(node: Any, name: str) -> bool:

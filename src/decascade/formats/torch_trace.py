@@ -28,6 +28,7 @@ from decascade.formats.torch_common import (
 )
 from decascade.formats.torch_modules import known_base
 from decascade.formats.torch_pure import Aliased, make_pure
+from decascade.formats.torch_shapes import unpack_outputs
 from decascade.ir.graph import Shape
 
 InputShapes = Sequence[Any] | Mapping[str, Sequence[Any]]
@@ -73,7 +74,16 @@ def _unwrapped(model: Any, notes: list[str]) -> Any:
         inner = model.module if isinstance(model, parallel) else model._orig_mod
         notes.append(f"{type(model).__name__} was taken off: the model inside it was read")
         model = inner
+    if known_base(model) or (type(model).__module__.startswith("torch.nn.modules") and not isinstance(model, _containers())):
+        wrapper = torch.nn.Sequential(model)  # a layer alone: tracing looks into its caller, not into the layer
+        wrapper.training = model.training
+        return wrapper
     return model
+
+
+def _containers() -> tuple[Any, ...]:
+    nn = load().nn
+    return nn.Sequential, nn.ModuleList, nn.ModuleDict
 
 
 def _check_model(model: Any) -> None:
@@ -207,6 +217,7 @@ def _symbolic(model: Any, copy: Any, input_shape: InputShapes | None) -> Traced:
         traced.pinned[path] = reason
         traced.notes.append(f"{path} is left whole: {reason}")
     make_pure(module, model)
+    unpack_outputs(module, [spec.shape for spec in inputs], inputs)
     return traced
 
 
