@@ -1,0 +1,229 @@
+"""Linear operations run backwards on a window: the coefficients on the inputs from those on the output.
+
+Coefficients are arrays (C, *window, R), one column per row of the linear form that is traced back.  A *window* is one
+half-open range of positions per spatial axis, so that a neuron's form never touches more than its receptive field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decascade.algebra.conv import Conv, ConvTranspose
+from decascade.bounds.forward import column, pool_count, taps
+from decascade.errors import CannotInterpret
+from decascade.ir.ops import (
+    Add, Affine, BiasMap, Concat, Dense, Flatten, GlobalPool, Identity, Op, Pad, Pool, Select, Slice, Upsample,
+)
+
+F64 = NDArray[np.float64]
+Window = tuple[tuple[int, int], ...]
+Size = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """Coefficients on the positions of `window` of one tensor; (C, *window, R)."""
+
+    coefficients: F64
+    window: Window
+
+    @property
+    def where(self) -> tuple[slice, ...]:
+        """Channels and positions as an index of a (C, *S) array."""
+        return (slice(None), *(slice(a, b) for a, b in self.window))
+
+
+def whole(size: Size) -> Window:
+    return tuple((0, n) for n in size)
+
+
+def merged(a: Form, b: Form) -> Form:
+    """The sum, on the hull of both windows."""
+    if a.window == b.window:
+        return Form(a.coefficients + b.coefficients, a.window)
+    hull = tuple((min(p, r), max(q, s)) for (p, q), (r, s) in zip(a.window, b.window, strict=True))
+    shape = (a.coefficients.shape[0], *(q - p for p, q in hull), a.coefficients.shape[-1])
+    total = np.zeros(shape)
+    for form in (a, b):
+        at = tuple(slice(p - o, q - o) for (p, q), (o, _) in zip(form.window, hull, strict=True))
+        total[(slice(None), *at)] += form.coefficients
+    return Form(total, hull)
+
+
+def clipped(coefficients: F64, starts: Sequence[int], size: Size) -> Form:
+    """Coefficients from `starts` on, without those that lie off a map of this size (it is zero there)."""
+    window, cut = list[tuple[int, int]](), list[slice]()
+    for start, n, length in zip(starts, size, coefficients.shape[1:-1], strict=True):
+        a = min(max(start, 0), n)
+        b = max(min(start + length, n), a)
+        window.append((a, b))
+        cut.append(slice(a - start, b - start))
+    return Form(coefficients[(slice(None), *cut)], tuple(window))
+
+
+def pull(op: Op, form: Form, sizes: Sequence[tuple[int, ...]]) -> tuple[list[Form], F64 | float]:
+    """The forms on the inputs of a linear operation, whose shapes (C, *S) are `sizes`, and the constants (R,).
+
+    Raises:
+        CannotInterpret: not a linear operation.
+    """
+    a, size = form.coefficients, sizes[0][1:]
+    match op:
+        case Conv():
+            return [_conv(op, form, size)], _constant(op.bias64, a)
+        case ConvTranspose():
+            return [_transpose(op, form, size)], _constant(op.bias64, a)
+        case Dense():
+            return _dense(op, form, size)
+        case Affine():
+            return [Form(a * column(op.scale.astype(np.float64), a.ndim), form.window)], _constant(op.shift, a)
+        case BiasMap():
+            values = np.broadcast_to(op.values.astype(np.float64), sizes[0])[form.where]
+            return [form], np.tensordot(values, a, values.ndim)
+        case Add():
+            signs = op.signs or (1,) * len(sizes)
+            return [form if s > 0 else Form(-a, form.window) for s in signs], 0.0
+        case Identity():
+            return [form], 0.0
+        case Pool():
+            return [_pool(op, form, size)], 0.0
+        case GlobalPool():
+            spread = a if op.keepdims else a.reshape(a.shape[0], *(1,) * len(size), a.shape[-1])
+            full = np.broadcast_to(spread / prod(size), (a.shape[0], *size, a.shape[-1]))
+            return [Form(np.array(full), whole(size))], 0.0
+        case _:
+            return _moved(op, form, sizes)
+
+
+def _constant(values: NDArray[np.floating], a: F64) -> F64:
+    return values.astype(np.float64) @ a.sum(axis=tuple(range(1, a.ndim - 1)))
+
+
+def _conv(op: Conv, form: Form, size: Size) -> Form:
+    a = form.coefficients
+    count, rows = a.shape[1:-1], a.shape[-1]
+    length = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(count, op.stride, op.kernel, op.dilation, strict=True)]
+    starts = [w[0] * s - p[0] for w, s, p in zip(form.window, op.stride, op.padding, strict=True)]
+    buffer = np.zeros((op.groups, op.in_channels // op.groups, *length, rows))
+    weight = op.weight.astype(np.float64).reshape(op.groups, -1, op.weight.shape[1], *op.kernel)
+    flat = a.reshape(op.groups, weight.shape[1], -1)
+    for tap, at in taps(op.kernel, op.stride, op.dilation, count):
+        factor = np.ascontiguousarray(weight[(..., *tap)].swapaxes(1, 2))
+        part = factor * flat if flat.shape[1] == 1 else factor @ flat
+        buffer[(slice(None), slice(None), *at)] += part.reshape(op.groups, -1, *count, rows)
+    return clipped(buffer.reshape(op.in_channels, *length, rows), starts, size)
+
+
+def _transpose(op: ConvTranspose, form: Form, size: Size) -> Form:
+    a, rows = form.coefficients, form.coefficients.shape[-1]
+    window, pads = list[tuple[int, int]](), list[tuple[int, int]]()
+    for (o, e), n, s, k, d, (p, _) in zip(form.window, size, op.stride, op.kernel, op.dilation, op.padding, strict=True):
+        first = min(max(-((-(o + p - (k - 1) * d)) // s), 0), n)
+        last = max(min((e - 1 + p) // s + 1, n), first)
+        window.append((first, last))
+        pads.append((o - (first * s - p), (last - 1) * s + (k - 1) * d - p + 1 - e))
+    cut = (slice(None), *(slice(max(-lo, 0), n - max(-hi, 0)) for n, (lo, hi) in zip(a.shape[1:-1], pads, strict=True)))
+    padded = np.pad(a[cut], [(0, 0), *((max(lo, 0), max(hi, 0)) for lo, hi in pads), (0, 0)])
+    count = [q - p for p, q in window]
+    weight = op.weight.astype(np.float64).reshape(op.groups, -1, op.weight.shape[1], *op.kernel)
+    grouped = padded.reshape(op.groups, -1, *padded.shape[1:])
+    out = np.zeros((op.groups, weight.shape[1], prod(count) * rows))
+    for tap, at in taps(op.kernel, op.stride, op.dilation, count):
+        seen = grouped[(slice(None), slice(None), *at)].reshape(op.groups, grouped.shape[1], -1)
+        out += weight[(..., *tap)] @ seen
+    return Form(out.reshape(op.in_channels, *count, rows), tuple(window))
+
+
+def _dense(op: Dense, form: Form, size: Size) -> tuple[list[Form], F64]:
+    a, weight = form.coefficients, op.layer.weight.astype(np.float64)
+    if a.ndim == 2:
+        return [Form(weight.T @ a, ())], op.layer.bias64 @ a
+    start, stop = form.window[-1]
+    back = weight[start:stop].T @ a
+    bias = op.layer.bias64[start:stop] @ a.sum(axis=tuple(range(a.ndim - 2)))
+    return [Form(back, (*form.window[:-1], (0, size[-1])))], bias
+
+
+def _pool(op: Pool, form: Form, size: Size) -> Form:
+    a = form.coefficients
+    if op.kind != "avg":
+        raise CannotInterpret("a maximum is not linear")
+    at = tuple(slice(p, q) for p, q in form.window)
+    a = a / pool_count(op, size)[at][None, ..., None]
+    count, rows = a.shape[1:-1], a.shape[-1]
+    length = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(count, op.stride, op.kernel, op.dilation, strict=True)]
+    buffer = np.zeros((a.shape[0], *length, rows))
+    for _, window in taps(op.kernel, op.stride, op.dilation, count):
+        buffer[(slice(None), *window)] += a
+    starts = [w[0] * s - p[0] for w, s, p in zip(form.window, op.stride, op.padding, strict=True)]
+    return clipped(buffer, starts, size)
+
+
+def _moved(op: Op, form: Form, sizes: Sequence[tuple[int, ...]]) -> tuple[list[Form], F64 | float]:
+    a, size, rows = form.coefficients, sizes[0][1:], form.coefficients.shape[-1]
+    match op:
+        case Flatten():
+            order = sizes[0] if op.order == "channels_first" else (*size, sizes[0][0])
+            back = a.reshape(*order, rows)
+            return [Form(back if op.order == "channels_first" else np.moveaxis(back, -2, 0), whole(size))], 0.0
+        case Select():
+            back = np.zeros((sizes[0][0], *a.shape[1:]))
+            np.add.at(back, op.indices, a)
+            return [Form(back, form.window)], 0.0
+        case Slice():
+            window = tuple((p + op.start, q + op.start) if i == op.axis - 2 else (p, q) for i, (p, q) in enumerate(form.window))
+            return [Form(a, window)], 0.0
+        case Upsample():
+            return [_upsample(op, form)], 0.0
+        case Pad():
+            return _pad(op, form, sizes[0])
+        case Concat():
+            return _concat(op, form, sizes), 0.0
+        case _:
+            raise CannotInterpret(f"{type(op).__name__} is not linear")
+
+
+def _upsample(op: Upsample, form: Form) -> Form:
+    a, window = form.coefficients, list[tuple[int, int]]()
+    for axis, (f, (p, q)) in enumerate(zip(op.factor, form.window, strict=True), start=1):
+        owner = np.arange(p, q) // f
+        starts = np.flatnonzero(np.diff(owner, prepend=owner[:1] - 1))
+        a = np.add.reduceat(a, starts, axis) if len(owner) else a
+        window.append((p // f, (q - 1) // f + 1) if q > p else (0, 0))
+    return Form(a, tuple(window))
+
+
+def _pad(op: Pad, form: Form, size: tuple[int, ...]) -> tuple[list[Form], F64]:
+    a, before = form.coefficients, op.channels[0]
+    total = a.sum(axis=tuple(range(a.ndim - 1)))
+    starts = [w[0] - p[0] for w, p in zip(form.window, op.pads, strict=True)]
+    kept = a[max(before, 0) : a.shape[0] - max(op.channels[1], 0)]
+    inner = clipped(kept, starts, size[1:])
+    inside = inner.coefficients.sum(axis=tuple(range(a.ndim - 1)))
+    if before < 0 or op.channels[1] < 0:
+        lost = [(max(-before, 0), max(-op.channels[1], 0))] + [(0, 0)] * (a.ndim - 1)
+        inner = Form(np.pad(inner.coefficients, lost), inner.window)
+    return [inner], op.value * (total - inside)
+
+
+def _concat(op: Concat, form: Form, sizes: Sequence[tuple[int, ...]]) -> list[Form]:
+    a, found, start = form.coefficients, list[Form](), 0
+    for size in sizes:
+        if op.axis == 1:
+            found.append(Form(a[start : start + size[0]], form.window))
+        else:
+            i, n = op.axis - 2, size[op.axis - 1]
+            p, q = form.window[i]
+            lo, hi = min(max(p, start), start + n), max(min(q, start + n), start)
+            hi = max(hi, lo)
+            cut = [slice(None)] * a.ndim
+            cut[op.axis - 1] = slice(lo - p, hi - p) if hi > lo else slice(0, 0)
+            window = tuple((lo - start, hi - start) if k == i else w for k, w in enumerate(form.window))
+            found.append(Form(a[tuple(cut)], window))
+        start += size[op.axis - 1]
+    return found

@@ -1,0 +1,196 @@
+"""One operation on many samples, in float32 or float64, fast: channels first, the sample axis last (C, *S, N).
+
+With the samples last a convolution is one matrix product over all of them, and per-channel numbers broadcast from the
+left.  `ir.interpret` is the oracle that this is tested against; it is several times slower.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decascade.algebra.conv import Conv, ConvTranspose, Pads
+from decascade.errors import CannotInterpret
+from decascade.ir.activations import activate
+from decascade.ir.graph import Graph
+from decascade.ir.interpret import evaluate
+from decascade.ir.ops import (
+    Activation, Add, Affine, BiasMap, Concat, Dense, Flatten, Foreign, GlobalPool, Identity, Op, Pad, Pool, Select, Slice,
+    Upsample,
+)
+
+Values = NDArray[np.floating[Any]]
+
+LINEAR = (Conv, ConvTranspose, Dense, Affine, Flatten, Pad, Add, Concat, Select, Slice, Upsample, Identity, BiasMap)
+
+
+def is_linear(op: Op) -> bool:
+    """Whether the operation is affine in its inputs."""
+    return isinstance(op, LINEAR) or (isinstance(op, (Pool, GlobalPool)) and op.kind == "avg")
+
+
+def column(values: Values, rank: int) -> Values:
+    """One number per channel against an array of `rank` axes."""
+    return values.reshape(-1, *(1,) * (rank - 1))
+
+
+def run(
+    graph: Graph, inputs: Mapping[str, Values], see: Callable[[str, Values], None], stop_after: str | None = None
+) -> None:
+    """Run the graph on inputs (C, *S, N) in their own precision; `see` is shown every tensor once, in order.
+
+    Raises:
+        CannotInterpret: an operation without a meaning in NumPy.
+    """
+    values = dict(inputs)
+    uses = Counter(name for node in graph.nodes for name in node.inputs)
+    for name, array in values.items():
+        see(name, array)
+    for node in graph.nodes:
+        for name, result in zip(node.outputs, apply(node.op, [values[n] for n in node.inputs]), strict=True):
+            values[name] = result
+            see(name, result)
+        if stop_after in node.outputs:
+            return
+        uses.subtract(node.inputs)
+        for name in node.inputs:
+            if not uses[name]:
+                values.pop(name, None)
+
+
+def apply(op: Op, arrays: Sequence[Values]) -> list[Values]:
+    """The outputs of one operation on arrays (C, *S, N), in their own precision."""
+    x = arrays[0]
+    kind = x.dtype
+    match op:
+        case Conv():
+            return [convolve(op, x)]
+        case Dense():
+            return [dense(op.layer, x)]
+        case Affine():
+            return [column(op.scale.astype(kind), x.ndim) * x + column(op.shift.astype(kind), x.ndim)]
+        case Activation(kind="relu"):
+            return [np.maximum(x, 0)]
+        case Activation(kind="clip"):
+            return [np.minimum(np.maximum(x, kind.type(op.params[0])), kind.type(op.params[1]))]
+        case Activation(kind="softmax"):
+            return _by_oracle(op, arrays)
+        case Activation():
+            return [activate(op, x[None].astype(np.float64))[0].astype(kind)]
+        case Add():
+            total = x if not op.signs or op.signs[0] > 0 else -x
+            for sign, other in zip((op.signs or (1,) * len(arrays))[1:], arrays[1:], strict=True):
+                total = total + other if sign > 0 else total - other
+            return [total]
+        case Pool():
+            return [_pool(op, x)]
+        case _:
+            return [moved] if (moved := move(op, arrays)) is not None else _by_oracle(op, arrays)
+
+
+def move(op: Op, arrays: Sequence[Values]) -> Values | None:
+    """Operations that only move values, on (C, *S, N); None for all others."""
+    x = arrays[0]
+    match op:
+        case Identity():
+            return x
+        case Flatten():
+            ordered = x if op.order == "channels_first" else np.moveaxis(x, 0, -2)
+            return ordered.reshape(-1, x.shape[-1])
+        case Concat():
+            return np.concatenate(arrays, axis=op.axis - 1)
+        case Select():
+            return x[op.indices]
+        case Slice():
+            return x[(*(slice(None),) * (op.axis - 1), slice(op.start, op.stop))]
+        case Upsample():
+            for axis, factor in enumerate(op.factor, start=1):
+                x = np.repeat(x, factor, axis)
+            return x
+        case _:
+            return None
+
+
+def _by_oracle(op: Op, arrays: Sequence[Values]) -> list[Values]:
+    if isinstance(op, Foreign) and op.evaluate is None:
+        raise CannotInterpret(f"{op.kind} has no meaning in NumPy")
+    results = evaluate(op, [np.moveaxis(a, -1, 0) for a in arrays])
+    return [np.moveaxis(r, 0, -1).astype(arrays[0].dtype) for r in results]
+
+
+def fit(x: Values, pads: Pads, value: float = 0.0) -> Values:
+    """Pad the spatial axes of (C, *S, N) by (before, after); negative numbers crop."""
+    if not any(lo or hi for lo, hi in pads):
+        return x
+    cut = (slice(None), *(slice(max(-lo, 0), n - max(-hi, 0)) for n, (lo, hi) in zip(x.shape[1:-1], pads, strict=True)))
+    width = [(0, 0), *((max(lo, 0), max(hi, 0)) for lo, hi in pads), (0, 0)]
+    return np.pad(x[cut], width, constant_values=value)
+
+
+def taps(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], count: Sequence[int]
+         ) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    """Every tap of a kernel with the samples per axis that it meets."""
+    for tap in product(*map(range, kernel)):
+        yield tap, tuple(slice(t * d, t * d + (n - 1) * s + 1, s)
+                         for t, s, d, n in zip(tap, stride, dilation, count, strict=True))
+
+
+def convolve(op: Conv, x: Values, weight: Values | None = None, bias: bool = True) -> Values:
+    """A convolution of x (C, *S, N); `weight` stands in for the layer's own."""
+    w = (op.weight if weight is None else weight).astype(x.dtype)
+    size, count = op.output_size(x.shape[1:-1]), x.shape[-1]
+    padded = fit(x, op.padding)
+    if op.groups == 1:
+        columns = np.empty((op.in_channels, *op.kernel, *size, count), x.dtype)
+        for tap, window in taps(op.kernel, op.stride, op.dilation, size):
+            columns[(slice(None), *tap)] = padded[(slice(None), *window)]
+        out = w.reshape(w.shape[0], -1) @ columns.reshape(-1, prod(size) * count)
+    else:
+        grouped = padded.reshape(op.groups, -1, *padded.shape[1:])
+        split = w.reshape(op.groups, -1, w.shape[1], *op.kernel)
+        out = np.zeros((op.groups, split.shape[1], prod(size) * count), x.dtype)
+        for tap, window in taps(op.kernel, op.stride, op.dilation, size):
+            seen = grouped[(slice(None), slice(None), *window)].reshape(op.groups, grouped.shape[1], -1)
+            factor = split[(..., *tap)]
+            out += factor * seen if seen.shape[1] == 1 else factor @ seen
+    out = out.reshape(-1, *size, count)
+    return out + column(op.bias64.astype(x.dtype), out.ndim) if bias and op.has_bias else out
+
+
+def dense(layer: Conv, x: Values, weight: Values | None = None, bias: bool = True) -> Values:
+    """A dense layer on the last axis before the samples of x (..., I, N)."""
+    w = (layer.weight if weight is None else weight).astype(x.dtype)
+    out = w @ x
+    return out + layer.bias64.astype(x.dtype)[:, None] if bias and layer.has_bias else out
+
+
+def _pool(op: Pool, x: Values) -> Values:
+    if op.kind == "max":
+        return swept(op, fit(x, op.padding, -np.inf), np.maximum)
+    summed = swept(op, fit(x, op.padding), np.add)
+    return (summed / pool_count(op, x.shape[1:-1])[None, ..., None]).astype(x.dtype)
+
+
+def pool_count(op: Pool, size: Sequence[int]) -> NDArray[np.float64]:
+    """What an average divides by, per output position."""
+    inside = fit(np.ones((1, *size, 1)), op.padding)
+    counts = swept(op, inside, np.add)[0, ..., 0]
+    return np.full(counts.shape, float(prod(op.kernel))) if op.count_padding else np.maximum(counts, 1.0)
+
+
+def swept(op: Pool, x: Values, join: Callable[[Values, Values], Values]) -> Values:
+    """Sum or maximum over the windows of padded x, one axis after the other."""
+    for axis, (k, s, d) in enumerate(zip(op.kernel, op.stride, op.dilation, strict=True), start=1):
+        count = (x.shape[axis] - (k - 1) * d - 1) // s + 1
+        lead = (slice(None),) * axis
+        total = x[(*lead, slice(0, (count - 1) * s + 1, s))]
+        for t in range(1, k):
+            total = join(total, x[(*lead, slice(t * d, t * d + (count - 1) * s + 1, s))])
+        x = total
+    return x

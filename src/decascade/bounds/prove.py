@@ -1,0 +1,262 @@
+"""`prove`: every activation of a graph decided over a box, as far as the time goes.
+
+In order: interval bounds; patterns and calibration data run through the graph; backward linear bounds, layer by layer,
+each tightening what follows; ascent towards the regimes that were not seen.  First per channel, then per neuron.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decascade.bounds.backward import Tracer, neuron_bounds
+from decascade.bounds.box import Box
+from decascade.bounds.certificate import ActivationRecord, Certificate, Status
+from decascade.bounds.geometry import Axes, Classes, part, smallest
+from decascade.bounds.interval import Bounds, propagate
+from decascade.bounds.regimes import regime_of, regimes
+from decascade.bounds.search import BATCH, Goal, Limits, ascend, patterns
+from decascade.bounds.sightings import Seen, Sightings, seen_of
+from decascade.errors import UsageError
+from decascade.ir.graph import Graph, Node
+from decascade.ir.ops import Activation, Foreign
+from decascade.ir.shapes import infer_graph
+
+Progress = Callable[[str, float], None]
+Ints8 = NDArray[np.int8]
+
+
+def prove(
+    graph: Graph, box: Box | object, budget_seconds: float = 60.0, data: Mapping[str, NDArray[Any]] | None = None,
+    progress: Progress | None = None, seed: int = 0,
+) -> Certificate:
+    """Decide every piecewise-linear activation of a graph over a box of inputs.
+
+    `box`: a Box or what `Box.of` takes.  `data`: calibration inputs (N, C, *S) per graph input, in the graph's layout,
+    used in the search for witnesses where they lie in the box.
+
+    Raises:
+        UsageError: a box that does not fit, or sizes that are not known before the model runs.
+    """
+    start = perf_counter()
+    box = Box.of(graph, box)
+    work = _Work.of(graph, box, start + budget_seconds, progress or (lambda _stage, _share: None), seed)
+    if work is None:
+        return Certificate(box.facts(), (), perf_counter() - start, {})
+    work.patterns(data)
+    work.linear()
+    work.ascend(by_neuron=False)
+    work.ascend(by_neuron=True)
+    return work.certificate(box, start)
+
+
+def activations(graph: Graph) -> list[Node]:
+    """The activations that have regimes and whose inputs are within reach of the analysis."""
+    return [n for n in graph.nodes if isinstance(n.op, Activation) and regimes(n.op, 1)]
+
+
+@dataclass(eq=False)
+class _Work:
+    """The state of one analysis: the graph at the size analysed, its bounds, and what was seen."""
+
+    graph: Graph
+    box: Box
+    axes: Mapping[str, Axes]
+    bounds: dict[str, Bounds]
+    sightings: Sightings
+    limits: Limits
+    deadline: float
+    progress: Progress
+    rng: np.random.Generator
+    known: dict[str, Bounds] = field(default_factory=dict[str, Bounds])
+
+    @staticmethod
+    def of(graph: Graph, box: Box, deadline: float, progress: Progress, seed: int) -> _Work | None:
+        nodes = activations(graph)
+        if not nodes:
+            return None
+        ahead = _numbered(part(graph, [n.inputs[0] for n in nodes]))
+        classes = Classes()
+        own = classes.of(ahead, box)
+        small, axes = smallest(ahead, box, classes)
+        bounds = propagate(small, box)
+        seen = {n.name: seen_of(n, len(bounds[n.inputs[0]].lo), axes[n.inputs[0]], own[n.inputs[0]]) for n in nodes}
+        return _Work(small, box, axes, bounds, Sightings(small, seen), Limits.of(small, box), deadline, progress,
+                     np.random.default_rng(seed))
+
+    @property
+    def seen(self) -> Mapping[str, Seen]:
+        return self.sightings.seen
+
+    def left(self) -> float:
+        return self.deadline - perf_counter()
+
+    def classed(self, s: Seen) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Bounds (C, *classes) of an activation's input."""
+        source = self.bounds[s.tensor]
+        lo, hi = (a[(slice(None), *zip(*s.spots, strict=True))] if s.spots[0] else a for a in (source.lo, source.hi))
+        shape = (len(source.lo), *s.weight.shape)
+        return lo.reshape(shape), hi.reshape(shape)
+
+    def proven(self, s: Seen) -> Ints8:
+        return regime_of(s.pieces, *self.classed(s))
+
+    def open(self, s: Seen) -> NDArray[np.bool_]:
+        """Channels × classes that are neither proven nor witnessed."""
+        return (self.proven(s) < 0) & ~s.unstable
+
+    def patterns(self, data: Mapping[str, NDArray[Any]] | None) -> None:
+        """Random pictures until a whole round shows little that is new; at most a quarter of the time."""
+        self.progress("running patterns through the model", 0.0)
+        until = self.left() * 0.75
+        for batch in self._data(data):
+            self.sightings.observe(batch)
+        before, made = -1, patterns(self.limits, self.rng)
+        while self.left() > until:
+            for _ in range(5):
+                self.sightings.observe(next(made))
+            now = sum(int((s.unstable * s.weight).sum()) for s in self.seen.values())
+            if before >= 0 and now - before <= 0.001 * max(now, 1):
+                return
+            before = now
+
+    def _data(self, data: Mapping[str, NDArray[Any]] | None) -> list[dict[str, NDArray[Any]]]:
+        if data is None or any(data[n].shape[1:] != self.limits.lo[n].shape[:-1] for n in self.graph.inputs):
+            return []
+        count = min(len(v) for v in data.values())
+        blocks = [{n: np.moveaxis(data[n][i : i + BATCH], 0, -1) for n in self.graph.inputs} for i in range(0, count, BATCH)]
+        return [self.limits.keep(b) for b in blocks[:64]]
+
+    def linear(self) -> None:
+        """Backward bounds of the neurons that intervals leave undecided, up to the last layer with an open one."""
+        order = [self.seen[n.name] for n in activations(self.graph)]
+        order += [s for s in self.seen.values() if s not in order]
+        for i, s in enumerate(order):
+            waiting = order[i:]
+            if not any(self.open(w).any() for w in waiting):
+                return
+            until = self.left() * (1 - 2 / (len(waiting) + 3))
+            self.progress("bounding activations", i / len(order))
+            if self._linear_layer(s, until):
+                self.bounds = propagate(self.graph, self.box, self.known)
+
+    def _linear_layer(self, s: Seen, until: float) -> bool:
+        undecided = self.proven(s) < 0
+        source = self.bounds[s.tensor]
+        lo, hi = source.lo.copy(), source.hi.copy()
+        tracer, done = Tracer(self.graph, self.bounds), False
+        flat = undecided.reshape(len(undecided), -1)
+        if s.tensor in self.graph.inputs:
+            return False
+        for k in np.argsort(-s.weight.ravel(), kind="stable"):
+            channels = np.flatnonzero(flat[:, k])
+            if not len(channels):
+                continue
+            if self.left() < until:
+                break
+            low, high = neuron_bounds(tracer, s.tensor, channels.tolist(), s.spots[k])
+            at = np.ix_(channels, *self._positions(s, int(k)))
+            tail = (1,) * (lo.ndim - 1)
+            lo[at] = np.maximum(lo[at], low.reshape(-1, *tail))
+            hi[at] = np.minimum(hi[at], high.reshape(-1, *tail))
+            done = True
+        if done:
+            self.known[s.tensor] = self.bounds[s.tensor] = Bounds(lo, hi, source.slack)
+        return done
+
+    def _positions(self, s: Seen, flat: int) -> list[NDArray[np.int64]]:
+        index = np.unravel_index(flat, s.weight.shape) if s.weight.shape else ()
+        found = list[NDArray[np.int64]]()
+        for order, starts, i in zip(s.order, s.starts, index, strict=True):
+            stop = starts[i + 1] if i + 1 < len(starts) else len(order)
+            found.append(order[starts[i] : stop])
+        return found
+
+    def ascend(self, by_neuron: bool) -> None:
+        """Towards the regimes that were not seen; from the middle of the box, then from random points."""
+        for attempt in range(3):
+            for s in self.seen.values():
+                goals = self._goals(s, by_neuron)
+                for i in range(0, len(goals), BATCH):
+                    if self.left() < 0:
+                        return
+                    block = goals[i : i + BATCH]
+                    self.progress("looking for witnesses", 0.0)
+                    ascend(self.graph, s.tensor, block, self._start(len(block), attempt), self.limits, self.sightings.observe)
+
+    def _start(self, count: int, attempt: int) -> dict[str, NDArray[Any]]:
+        if attempt == 0:
+            return self.limits.at(lambda shape: np.full((*shape, count), 0.5))
+        if attempt == 1:
+            return self.limits.at(lambda shape: self.rng.random((*shape, count)))
+        return self.limits.at(lambda shape: self.rng.integers(0, 2, (*shape, count)).astype(np.float64))
+
+    def _goals(self, s: Seen, by_neuron: bool) -> list[Goal]:
+        undecided = self.open(s).reshape(len(s.seen[0]), -1)
+        seen = s.seen.reshape(*s.seen.shape[:2], -1)
+        if not by_neuron:
+            undecided = undecided & ~s.unstable_channels[:, None]
+            heaviest = np.argsort(-s.weight.ravel(), kind="stable")
+            pick = [(int(c), next(int(k) for k in heaviest if undecided[c, k])) for c in np.flatnonzero(undecided.any(axis=1))]
+        else:
+            pick = [(int(c), int(k)) for c, k in np.argwhere(undecided)]
+        goals = list[Goal]()
+        for c, k in pick:
+            known = np.flatnonzero(seen[:, c, k])
+            low, high = (known.min(), known.max()) if len(known) else (len(s.pieces), -1)
+            goals += [Goal(c, s.spots[k], 1)] if high < len(s.pieces) - 1 else []
+            goals += [Goal(c, s.spots[k], -1)] if low > 0 else []
+        return goals
+
+    def certificate(self, box: Box, start: float) -> Certificate:
+        witnesses = self.sightings.confirm()
+        records = tuple(self._record(s, tuple(witnesses[name])) for name, s in self.seen.items())
+        used = {n: np.stack([k[n] for k in self.sightings.kept]) for n in self.graph.inputs} if self.sightings.kept else {}
+        analysed = {n: self.limits.lo[n].shape[:-1] for n in self.graph.inputs}
+        return Certificate(box.facts(), records, perf_counter() - start, analysed, witnesses=used)
+
+    def _record(self, s: Seen, witnesses: tuple[Any, ...]) -> ActivationRecord:
+        proven, unstable = self.proven(s), s.unstable
+        flat = proven.reshape(len(proven), -1)
+        same = (flat == flat[:, :1]).all(axis=1) & (flat[:, 0] >= 0)
+        regime = np.where(same, flat[:, 0], -1).astype(np.int8)
+        channels = s.unstable_channels
+        status = tuple(
+            Status.PROVEN if same[c] else Status.WITNESSED if channels[c] else Status.MIXED if (flat[c] >= 0).all() else Status.OPEN
+            for c in range(len(flat))
+        )
+        counts = {
+            Status.PROVEN: int(((proven >= 0) * s.weight).sum()),
+            Status.WITNESSED: int((((proven < 0) & unstable) * s.weight).sum()),
+            Status.OPEN: int((((proven < 0) & ~unstable) * s.weight).sum()),
+        }
+        source = self.bounds[s.tensor]
+        lo, hi = source.lo.reshape(len(flat), -1).min(axis=1), source.hi.reshape(len(flat), -1).max(axis=1)
+        ends = [min(lo[c] - s.pieces[r].lo, s.pieces[r].hi - hi[c]) for c, r in enumerate(regime) if r >= 0]
+        return ActivationRecord(
+            s.node.name, s.node.origin, s.node.op.kind if isinstance(s.node.op, Activation) else "", tuple(p.name for p in s.pieces),
+            lo, hi, regime, status, {str(k): v for k, v in counts.items() if v}, float(min(ends)) if ends else None, witnesses,
+        )
+
+
+def _numbered(graph: Graph) -> Graph:
+    """The graph with every size inferred.
+
+    Raises:
+        UsageError: a size that is only known when the model runs.
+    """
+    found = infer_graph(graph)
+    for name, tensor in found.tensors.items():
+        if tensor.shape is None or any(not isinstance(n, int) for n in tensor.shape[1:]):
+            writer = found.producer.get(name)
+            kind = f", which {writer.op.kind} writes" if writer is not None and isinstance(writer.op, Foreign) else ""
+            raise UsageError(
+                f"the size of {name}{kind} is not known before the model runs: proofs over an input range need a model"
+                " of fixed input size"
+            )
+    return found

@@ -1,0 +1,206 @@
+"""What inputs have been seen to do to the activations: the regimes that each channel and neuron was taken to.
+
+Seen counts only beyond a margin, eight times the largest difference between float32 and float64 on the first batch.
+The inputs that stand for a channel are kept and, at the end, run again in both precisions (`Sightings.confirm`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from itertools import product
+from math import inf
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decascade.bounds.certificate import Witness
+from decascade.bounds.forward import Values, run
+from decascade.bounds.geometry import Axes
+from decascade.bounds.regimes import Regime, regimes
+from decascade.ir.graph import Graph, Node
+from decascade.ir.ops import Activation
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(eq=False)
+class Seen:
+    """One activation: `regimes` × channels × position classes, and per regime and channel the input that showed it.
+
+    `order` and `starts` sort the positions of each axis by class; `weight` counts the positions of a class in the
+    user's own picture; `spots` are the representatives, in the order of the classes' flat index.
+    """
+
+    node: Node
+    pieces: tuple[Regime, ...]
+    order: tuple[NDArray[np.int64], ...]
+    starts: tuple[NDArray[np.int64], ...]
+    weight: NDArray[np.int64]
+    spots: tuple[tuple[int, ...], ...]
+    seen: Bools
+    sample: NDArray[np.int64]
+    position: NDArray[np.int64]
+    margin: float = inf
+
+    @property
+    def tensor(self) -> str:
+        return self.node.inputs[0]
+
+    @property
+    def unstable(self) -> Bools:
+        """Channels × classes that were seen in two regimes or in a curved one."""
+        curved = [i for i, p in enumerate(self.pieces) if not p.linear]
+        found = self.seen.sum(axis=0) > 1
+        return found | self.seen[curved].any(axis=0)
+
+    @property
+    def unstable_channels(self) -> Bools:
+        return self.unstable.reshape(self.unstable.shape[0], -1).any(axis=1)
+
+    def inside(self, x: Values, i: int) -> Bools:
+        """Entries of x beyond the margin inside regime i; any over the last axis."""
+        piece, m = self.pieces[i], self.margin
+        if piece.lo == -inf:
+            return x.min(axis=-1) < piece.hi - m
+        if piece.hi == inf:
+            return x.max(axis=-1) > piece.lo + m
+        return ((x > piece.lo + m) & (x < piece.hi - m)).any(axis=-1)
+
+    def by_class(self, flags: Bools) -> Bools:
+        """(C, *S) → (C, *classes): whether any position of the class."""
+        for axis, (order, starts) in enumerate(zip(self.order, self.starts, strict=True), start=1):
+            flags = np.logical_or.reduceat(flags.take(order, axis), starts, axis)
+        return flags
+
+
+@dataclass(eq=False)
+class Sightings:
+    """All activations of a graph, and the inputs that are kept as witnesses; inputs are (C, *S, N) per name."""
+
+    graph: Graph
+    seen: dict[str, Seen]
+    kept: list[dict[str, Values]] = field(default_factory=list[dict[str, Values]])
+    runs: int = 0
+
+    def observe(self, inputs: Mapping[str, Values]) -> None:
+        """Run a batch in float32 and note what it shows."""
+        batch = {k: v.astype(np.float32) for k, v in inputs.items()}
+        by_tensor: dict[str, list[Seen]] = {}
+        for s in self.seen.values():
+            by_tensor.setdefault(s.tensor, []).append(s)
+        if not self.runs:
+            self._calibrate(batch)
+        self.runs += next(iter(batch.values())).shape[-1]
+        ids: dict[int, int] = {}
+
+        def see(name: str, x: Values) -> None:
+            for s in by_tensor.get(name, ()):
+                self._note(s, x, batch, ids)
+
+        run(self.graph, batch, see)
+
+    def _calibrate(self, batch: Mapping[str, Values]) -> None:
+        single: dict[str, Values] = {}
+        wanted = {s.tensor for s in self.seen.values()}
+        worst = dict.fromkeys(wanted, 0.0)
+
+        def keep(name: str, x: Values) -> None:
+            if name in wanted:
+                single[name] = x
+
+        def compare(name: str, x: Values) -> None:
+            if name in wanted:
+                difference = np.abs(x - single[name].astype(np.float64)).max(initial=0.0)
+                worst[name] = 8 * float(difference) + 1e-6 * float(np.abs(x).max(initial=0.0)) + 1e-30
+
+        run(self.graph, batch, keep)
+        run(self.graph, {k: v.astype(np.float64) for k, v in batch.items()}, compare)
+        for s in self.seen.values():
+            s.margin = worst[s.tensor]
+
+    def _note(self, s: Seen, x: Values, batch: Mapping[str, Values], ids: dict[int, int]) -> None:
+        for i in range(len(s.pieces)):
+            inside = s.inside(x, i)
+            s.seen[i] |= s.by_class(inside)
+            fresh = (s.sample[i] < 0) & inside.reshape(len(inside), -1).any(axis=1)
+            for c in np.flatnonzero(fresh):
+                self._keep(s, i, int(c), x[c], batch, ids)
+
+    def _keep(self, s: Seen, i: int, c: int, x: Values, batch: Mapping[str, Values], ids: dict[int, int]) -> None:
+        """The entry deepest in the regime stands for it."""
+        piece = s.pieces[i]
+        depth = np.minimum(x - piece.lo, piece.hi - x) if np.isfinite([piece.lo, piece.hi]).any() else np.abs(x)
+        at = np.unravel_index(int(depth.argmax()), depth.shape)
+        n = int(at[-1])
+        if n not in ids:
+            ids[n] = len(self.kept)
+            self.kept.append({k: v[..., n].copy() for k, v in batch.items()})
+        s.sample[i, c] = ids[n]
+        s.position[i, c] = at[:-1]
+
+    def confirm(self) -> dict[str, list[Witness]]:
+        """Run the kept inputs again in float32 and float64; what both do not show is taken back.  The witnesses left."""
+        found: dict[str, dict[tuple[int, int], float]] = {name: {} for name in self.seen}
+        for start in range(0, len(self.kept), 32):
+            block = self.kept[start : start + 32]
+            both = [self._tensors({k: np.stack([b[k] for b in block], -1).astype(t) for k in block[0]})
+                    for t in (np.float32, np.float64)]
+            for name, s in self.seen.items():
+                _check(s, range(start, start + len(block)), both[0][s.tensor], both[1][s.tensor], found[name])
+        return {name: _witnesses(s, found[name]) for name, s in self.seen.items()}
+
+    def _tensors(self, inputs: Mapping[str, Values]) -> dict[str, Values]:
+        wanted, found = {s.tensor for s in self.seen.values()}, dict[str, Values]()
+
+        def see(name: str, x: Values) -> None:
+            if name in wanted:
+                found[name] = x
+
+        run(self.graph, inputs, see)
+        return found
+
+
+def _check(s: Seen, samples: range, single: Values, double: Values, found: dict[tuple[int, int], float]) -> None:
+    """Values of the samples that stand for regimes, in both precisions; a sighting that does not hold is undone."""
+    here = (s.sample >= samples.start) & (s.sample < samples.stop)
+    for i, c in np.argwhere(here):
+        at = (c, *s.position[i, c], s.sample[i, c] - samples.start)
+        a, b = float(single[at]), float(double[at])
+        piece = s.pieces[i]
+        if min(b - piece.lo, piece.hi - b) > 2 * abs(a - b):
+            found[int(i), int(c)] = b
+        else:
+            s.seen[i, c] = False
+
+
+def _witnesses(s: Seen, found: Mapping[tuple[int, int], float]) -> list[Witness]:
+    rows = list[Witness]()
+    for c in np.flatnonzero(s.unstable_channels).tolist():
+        shown = [i for i in range(len(s.pieces)) if (i, c) in found]
+        rows.append(Witness(
+            c, tuple(found[i, c] for i in shown), tuple(tuple(int(p) for p in s.position[i, c]) for i in shown),
+            tuple(int(s.sample[i, c]) for i in shown),
+        ))
+    return rows
+
+
+def seen_of(node: Node, channels: int, axes: Axes, own: Axes) -> Seen:
+    """Nothing seen yet; `axes` are the position classes where it is analysed, `own` those of the user's picture."""
+    assert isinstance(node.op, Activation)
+    pieces = regimes(node.op, channels)
+    order, starts, counts, firsts = [], [], [], []
+    for axis, full in zip(axes, own, strict=True):
+        sort = np.argsort(axis, kind="stable")
+        kinds, first = np.unique(axis[sort], return_index=True)
+        order.append(sort)
+        starts.append(first)
+        counts.append(np.array([int((full == k).sum()) for k in kinds], np.int64))
+        firsts.append([int(at[len(at) // 2]) for at in (np.flatnonzero(axis == k) for k in kinds)])
+    weight = reduce(np.multiply.outer, counts, np.ones((), np.int64))
+    shape = (len(pieces), channels)
+    return Seen(
+        node, pieces, tuple(order), tuple(starts), weight, tuple(product(*firsts)), np.zeros((*shape, *weight.shape), np.bool_),
+        np.full(shape, -1, np.int64), np.zeros((*shape, len(axes)), np.int64),
+    )
