@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -14,16 +15,24 @@ from decascade.formats.base import Arrays, Document
 from decascade.formats.onnx_model import OnnxModel, from_ir, from_proto, load_model, save_model
 from decascade.formats.onnx_read import graph_of
 from decascade.formats.onnx_run import run_model
-from decascade.formats.onnx_view import view_of
+from decascade.formats.onnx_view import View, view_of
 from decascade.formats.onnx_write import rewritten
 from decascade.ir.graph import Graph
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What `write` needs of a document beside its graph; `kind` is the class that the user gave."""
+
+    view: View
+    kind: str
 
 
 class OnnxFormat:
     """Satisfies `formats.base.Format`.
 
-    A model that was read from a file is an `OnnxModel`, and so is what `write` makes of it; a live `onnx.ModelProto` or
-    `onnx_ir.Model` comes back as what it was.  `run` and `save` take all three.
+    `Document.native` is an `OnnxModel`, a snapshot of what was read.  `write` gives an `OnnxModel` where a file was read,
+    and an `onnx.ModelProto` or `onnx_ir.Model` where one was given.  `read`, `run` and `save` take all three.
     """
 
     name = "onnx"
@@ -44,7 +53,7 @@ class OnnxFormat:
         _need_onnx()
         model = _held(source)
         view = view_of(model)
-        return Document("onnx", graph_of(view), model if path else source, path, state=view)
+        return Document("onnx", graph_of(view), model, path, state=_State(view, _kind(source)))
 
     def write(self, document: Document, graph: Graph) -> Any:
         """The model with the nodes that `graph` lacks left out and its new ones put in.
@@ -52,10 +61,11 @@ class OnnxFormat:
         Raises:
             FormatError: an operation that the model's opset cannot say, or weights that leave its element type.
         """
-        model = rewritten(document.state, document.graph, graph)
-        if _kind(document.native) == "Model":
+        state: _State = document.state
+        model = rewritten(state.view, document.graph, graph)
+        if state.kind == "Model":
             return import_module("onnx_ir.serde").deserialize_model(model.proto())
-        return model.proto() if _kind(document.native) == "ModelProto" else model
+        return model.proto() if state.kind == "ModelProto" else model
 
     def live(self, native: Any) -> Any:
         """The object a user expects in place of an `OnnxModel`: an `onnx.ModelProto`."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from decascade.formats.onnx_layers import Matches, Reader, channel_vector, known_shape, one
-from decascade.formats.onnx_view import Native, View
+from decascade.formats.onnx_nodes import Native
+from decascade.formats.onnx_view import View
 from decascade.ir.ops import Activation, Identity
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)

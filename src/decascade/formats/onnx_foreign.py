@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.errors import CannotInterpret
-from decascade.formats.onnx_view import Native, View
+from decascade.formats.onnx_nodes import Native
+from decascade.formats.onnx_view import View
 from decascade.ir.ops import Evaluate, Foreign
 
 # Random, or of a meaning in some opsets that the reference implementation does not have.

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.algebra.conv import Array, Conv, ConvTranspose, Pads
-from decascade.formats.onnx_view import Native, View
+from decascade.formats.onnx_nodes import Native
+from decascade.formats.onnx_view import View
 from decascade.ir.dims import UNKNOWN
 from decascade.ir.graph import Dim, Shape
 from decascade.ir.ops import Add, Affine, BiasMap, Dense, GlobalPool, Op, Pool

@@ -19,8 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from decascade.formats.onnx_fold import Size
 from decascade.formats.onnx_layers import Match, Matches, Reader
-from decascade.formats.onnx_view import Native, View
+from decascade.formats.onnx_nodes import Native
+from decascade.formats.onnx_view import View
+from decascade.ir.dims import UNKNOWN
 from decascade.ir.graph import Shape
 from decascade.ir.ops import Flatten, Identity, Op, Select, Slice
 
@@ -166,12 +169,30 @@ def _axes(view: View, native: Native, position: int) -> list[int] | None:
 
 
 def _reshape(view: View, native: Native, layout: Layout) -> list[Layout]:
-    target = _integers(view, native.input(1))
+    target = _integers(view, native.input(1)) or view.folded.sizes.get(native.input(1))
     if target is None or (native.get("allowzero", 0) and 0 in target):
         raise _NotLayout
     if any(t == 0 and k >= len(layout.groups) for k, t in enumerate(target)):
         raise _NotLayout
-    return [_regroup(layout, [None if t == -1 else -k - 1 if t == 0 else t for k, t in enumerate(target)])]
+    return [_regroup(layout, [_entry(view, native, k, t) for k, t in enumerate(target)])]
+
+
+def _entry(view: View, native: Native, axis: int, size: Size) -> int | None:
+    """A target size as `_regroup` takes it."""
+    if isinstance(size, tuple):
+        return _size_entry(view, native, *size)
+    return None if size == -1 else -axis - 1 if size == 0 else size
+
+
+def _size_entry(view: View, native: Native, tensor: str, axis: int) -> int:
+    """What Reshape's target says where it names a size: the size, or −k−1 for axis k of the tensor that is reshaped."""
+    source = native.inputs[0]
+    if tensor == source:
+        return -axis - 1
+    size, shape = (view.shapes.get(tensor) or ())[axis], view.shapes.get(source) or ()
+    if size == UNKNOWN or size not in shape:
+        raise _NotLayout
+    return size if isinstance(size, int) else -shape.index(size) - 1
 
 
 def _flatten(view: View, native: Native, layout: Layout) -> list[Layout]:

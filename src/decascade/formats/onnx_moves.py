@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from decascade.formats.onnx_layers import Matches, Reader, known_shape, one
-from decascade.formats.onnx_view import Native, View
+from decascade.formats.onnx_nodes import Native
+from decascade.formats.onnx_view import View
 from decascade.ir.ops import Concat, Identity, Pad, Upsample
 
 

@@ -8,7 +8,8 @@ from decascade.errors import AlgebraError, GraphError
 from decascade.formats import onnx_activations, onnx_layers, onnx_layout, onnx_moves
 from decascade.formats.onnx_foreign import constant_source, dynamic_inputs, foreign
 from decascade.formats.onnx_layers import Matches, Reader
-from decascade.formats.onnx_view import Native, View
+from decascade.formats.onnx_nodes import Native
+from decascade.formats.onnx_view import View
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.shapes import infer_node
 
@@ -34,7 +35,7 @@ class _Builder:
 
     def __init__(self, view: View) -> None:
         self.view = view
-        self.nodes: list[Node] = []
+        self.nodes: list[tuple[int, Node]] = []
         self.tensors: dict[str, Tensor] = {name: self._tensor(name) for name in view.inputs}
         self.names = {native.name for native in view.natives}
         self.used: set[str] = set()
@@ -43,22 +44,34 @@ class _Builder:
     def build(self) -> Graph:
         view = self.view
         for native in view.natives:
-            if native.index in view.folded:
+            if native.index in view.folded.constant:
                 self._add_constants(native)
+            elif native.index in view.folded.sizing:
+                continue
             elif native.index not in self.absorbed and not self._add_known(native):
                 self._add_foreign(native)
         for name in view.outputs:
             if name in view.constants and name not in self.tensors:
                 op = constant_source(view.constants[name])
-                self._append(Node(self._name(f"{name}_value"), op, (), (name,), (name,), native=()))
-        name = str(view.model.shell.graph.name) or "model"
-        return Graph(tuple(self.nodes), view.inputs, view.outputs, self.tensors, name)
+                self._append(-1, Node(self._name(f"{name}_value"), op, (), (name,), (name,), native=()))
+        self._add_sizes()
+        nodes = tuple(node for _, node in sorted(self.nodes, key=lambda pair: pair[0]))
+        return Graph(nodes, view.inputs, view.outputs, self.tensors, str(view.model.shell.graph.name) or "model")
+
+    def _add_sizes(self) -> None:
+        """Nodes that compute sizes are only part of the graph where something in it reads them."""
+        wanted = {name for _, node in self.nodes for name in node.inputs} | set(self.view.outputs)
+        for native in reversed(self.view.natives):
+            if native.index in self.view.folded.sizing and wanted.intersection(native.writes):
+                self._add_foreign(native)
+                wanted.update(native.reads)
 
     def _add_constants(self, native: Native) -> None:
         for name in native.writes:
             if name in self.view.outputs:
                 op = constant_source(self.view.constants[name])
-                self._append(Node(self._name(native.name), op, (), (name,), (native.name,), native=(native.index,)))
+                node = Node(self._name(native.name), op, (), (name,), (native.name,), native=(native.index,))
+                self._append(native.index, node)
 
     def _add_known(self, native: Native) -> bool:
         """Add the node as operations of the graph; False where it is none, or does not fit its inputs."""
@@ -80,7 +93,7 @@ class _Builder:
             if shape is not None:
                 self.view.shapes[node.output] = shape
             self.view.dtypes.setdefault(node.output, self.view.dtypes[node.inputs[0]])
-            self._append(node)
+            self._append(native.index, node)
         self.absorbed.update(k for match in matches for k in match.natives)
         return True
 
@@ -99,10 +112,11 @@ class _Builder:
     def _add_foreign(self, native: Native) -> None:
         op = foreign(self.view, native)
         inputs = dynamic_inputs(self.view, native)
-        self._append(Node(self._name(native.name), op, inputs, native.writes, (native.name,), native=(native.index,)))
+        node = Node(self._name(native.name), op, inputs, native.writes, (native.name,), native=(native.index,))
+        self._append(native.index, node)
 
-    def _append(self, node: Node) -> None:
-        self.nodes.append(node)
+    def _append(self, index: int, node: Node) -> None:
+        self.nodes.append((index, node))
         for name in node.outputs:
             self.tensors[name] = self._tensor(name)
 

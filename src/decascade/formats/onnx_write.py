@@ -13,6 +13,7 @@ from decascade.formats.onnx_emit_ops import emit
 from decascade.formats.onnx_model import OnnxModel, keep_entries
 from decascade.formats.onnx_view import View
 from decascade.ir.graph import Graph, Node
+from decascade.ir.ops import Foreign
 
 
 def rewritten(view: View, old: Graph, new: Graph) -> OnnxModel:
@@ -40,13 +41,14 @@ class _Replay:
         self.wanted: deque[int] = deque()
         # what nodes of the new graph write: a replayed node must not write it as well
         self.owned = {name for node in new.nodes for name in node.outputs}
+        self.written = {*view.inputs, *(t.name for t in graph.initializer)}
 
     def model(self) -> OnnxModel:
         self._find_wanted()
         for node in self.new.nodes:
             source = self.kept.get(node.name)
-            if source is None:
-                self.nodes.extend(emit(self.emitter, node, self.new.tensors))
+            if source is None or not self._has_sizes(source):
+                self._add(emit(self.emitter, node, self.new.tensors))
             else:
                 self._replay(node, source)
         for name in self.view.outputs:
@@ -54,11 +56,35 @@ class _Replay:
         shell, weights = self._shell()
         return OnnxModel(shell, weights, self.view.model.external)
 
+    def _add(self, protos: Iterable[Any]) -> None:
+        for proto in protos:
+            self.nodes.append(proto)
+            self.written.update(proto.output)
+
+    def _has_sizes(self, source: Node) -> bool:
+        """Whether the sizes that the file's nodes read besides the graph's tensors can still be had."""
+        return isinstance(source.op, Foreign) or all(
+            self._can_make(name) for index in _indices(source) for name in self.view.natives[index].reads
+        )
+
+    def _can_make(self, name: str) -> bool:
+        """Whether a tensor is there, is a constant or none of the sizes, or is a size of what is there."""
+        maker = self.view.producer.get(name)
+        if name in self.written or maker is None or maker.index not in self.view.folded.sizing:
+            return True
+        return all(
+            self._can_make(read) and (read in self.written or self._is_made(read)) for read in maker.reads
+        )
+
+    def _is_made(self, name: str) -> bool:
+        maker = self.view.producer.get(name)
+        return name in self.view.constants or (maker is not None and maker.index in self.view.folded)
+
     def _replay(self, node: Node, source: Node) -> None:
         """The file's nodes of one kept node; other tensor names than before are put in."""
         pairs = zip((*source.inputs, *source.outputs), (*node.inputs, *node.outputs), strict=True)
         names = {a: b for a, b in pairs if a != b}
-        for index in source.native or ():
+        for index in _indices(source):
             if index not in self.placed:
                 self._place_before(index)
                 self._place(index, names)
@@ -66,7 +92,7 @@ class _Replay:
     def _find_wanted(self) -> None:
         """The nodes of the file that make constants for kept nodes, in the file's order."""
         view = self.view
-        kept = {index for node in self.kept.values() for index in node.native or ()}
+        kept = {index for node in self.kept.values() for index in _indices(node)}
         waiting = [name for index in kept for name in view.natives[index].reads] + list(view.outputs)
         found: set[int] = set()
         while waiting:
@@ -98,20 +124,20 @@ class _Replay:
             proto.output[:] = [changed.get(n, n) for n in native.outputs]
         for name in native.captured:
             if name in names:  # a subgraph reads its outer graph by name
-                self.nodes.append(import_module("onnx.helper").make_node("Identity", [names[name]], [name]))
-        self.nodes.append(proto)
+                self._add([import_module("onnx.helper").make_node("Identity", [names[name]], [name])])
+        self._add([proto])
 
     def _is_stale(self, name: str, index: int) -> bool:
         """Whether a replayed node would write a tensor that another node of the new graph writes."""
         return name in self.owned and not any(
-            index in (kept.native or ()) and name in kept.outputs for kept in self.kept.values()
+            index in (_indices(kept)) and name in kept.outputs for kept in self.kept.values()
         )
 
     def _place_maker(self, name: str) -> None:
         """Replay the node that makes a constant before the node that reads it."""
         maker = self.view.producer.get(name)
         if maker is not None and maker.index in self.view.folded and maker.index not in self.placed:
-            if all(n in self.view.constants or n in self.owned or n in self.new.inputs for n in maker.reads):
+            if name not in self.view.constants or all(n in self.written or self._is_made(n) for n in maker.reads):
                 self._place(maker.index, {})
             else:  # say the size of a tensor that is gone
                 self.placed.add(maker.index)
@@ -138,6 +164,11 @@ class _Replay:
         keep_entries(notes, [a for a in notes if a.tensor_name in there])
         kept = {name: array for name, array in model.weights.items() if name not in gone}
         return shell, {**kept, **self.emitter.weights}
+
+
+def _indices(node: Node) -> tuple[int, ...]:
+    """The file's nodes that a kept node stands for."""
+    return node.native or ()
 
 
 def _read_names(nodes: Iterable[Any]) -> set[str]:

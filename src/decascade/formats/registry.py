@@ -51,9 +51,11 @@ def format_of(model: object) -> Format:
                 return row.load()
         told = f"extension {suffix}" if suffix else "no extension"
         raise FormatError(f"{model}: {told}, so its format is unknown: {accepted()}")
-    packages = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+    modules = [base.__module__ for base in type(model).__mro__]
+    packages = {module.partition(".")[0] for module in modules}
     for row in ROWS:
-        if packages.intersection(row.packages):
+        # a format's own holder of a model, say that of one read from a file, is a live object too
+        if packages.intersection(row.packages) or any(module.startswith(row.module) for module in modules):
             found = row.load()
             if found.owns(model):
                 return found
