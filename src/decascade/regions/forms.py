@@ -95,9 +95,10 @@ def _to_vector(kernel: Conv, builder: Builder) -> None:
 def _convolve(kernel: Conv, builder: Builder, source: str, role: str = "", last: bool = False) -> str:
     """The kernel over the whole exit, padded so that its size comes out right."""
     shape = (builder.batch, kernel.out_channels, *builder.exit_shape[2:])
+    kernel = _padded(kernel, builder)
     if _is_scale(kernel):
         return builder.add(Affine(kernel.weight.reshape(-1), kernel.bias64), [source], shape, role, last)
-    return builder.add(_padded(kernel, builder), [source], shape, role, last)
+    return builder.add(kernel, [source], shape, role, last)
 
 
 def _is_scale(kernel: Conv) -> bool:
