@@ -21,7 +21,7 @@ from decascade.algebra.conv import Conv
 from decascade.algebra.program import Scale
 from decascade.ir.graph import Dim, Graph, Node, Shape, Tensor
 from decascade.ir.ops import Add, Affine, BiasMap, Concat, Dense, Flatten, Identity, Op, Pad, Slice
-from decascade.regions.kernels import Kernels, dense_rows, outside_of
+from decascade.regions.kernels import Kernels, corrects_bias, cut_maps, dense_rows, outside_of
 
 
 @dataclass
@@ -246,19 +246,12 @@ def _strips(kernels: Kernels, builder: Builder) -> bool:
 
 def _touched(kernels: Kernels, axis: int, index: int) -> bool:
     """Whether a class sees less of some map than the unbounded kernel does."""
-    program = kernels.border.program
-    cls = (kernels.border.axes[axis] or ())[index]
-    for name, (lo, hi) in cls.windows.items():
-        taps = program.reach[name]
-        if taps and (lo, hi) != (taps[axis].start, taps[axis].start + taps[axis].reach):
-            return True
-    return False
+    return bool(cut_maps(kernels.border, axis, index))
 
 
 def _needed(kernels: Kernels, index: tuple[int | None, ...]) -> bool:
-    """Whether a correction has taps on the entry, or may have a bias."""
-    constant = kernels.border.program.has_constant[kernels.border.program.exit]
-    return constant or all(lo <= hi for lo, hi in outside_of(kernels.border, index))
+    """Whether a correction has taps on the entry, or a bias."""
+    return corrects_bias(kernels.border, index) or all(lo <= hi for lo, hi in outside_of(kernels.border, index))
 
 
 def _strip(kernels: Kernels, builder: Builder, index: tuple[int | None, ...]) -> str:

@@ -70,8 +70,10 @@ class Composed:
             total = term if total is None else add(total, term)
         assert total is not None
         scale = float(np.abs(self._whole.weight).max())
-        seen = crop(total, outside_of(self.border, index))
-        return trim(seen or no_taps(total), 64 * np.finfo(np.float64).eps * scale)
+        seen = crop(total, outside_of(self.border, index)) or no_taps(total)
+        bias = seen.bias if corrects_bias(self.border, index) else None
+        return trim(Conv(seen.weight, bias, seen.stride, seen.dilation, seen.padding, seen.groups),
+                    64 * np.finfo(np.float64).eps * scale)
 
     def _partly_bounded(self, index: tuple[int | None, ...]) -> Conv:
         if index not in self._bounded:
@@ -130,7 +132,7 @@ class Sketched:
         return self._conv(self._within(tuple(FREE if c is None else c[i].entry for c, i in picked)))
 
     def strip(self, index: tuple[int | None, ...]) -> Conv:
-        return self._conv(self._within(outside_of(self.border, index)))
+        return self._conv(self._within(outside_of(self.border, index)), bias=corrects_bias(self.border, index))
 
     def shift(self) -> tuple[Float64, Conv] | None:
         channels = self.border.program.channels[self.border.program.entry]
@@ -149,6 +151,19 @@ def outside_of(border: Border, index: tuple[int | None, ...]) -> Window:
     """Per axis the entry taps that a correction reads: those behind the maps' ends, or all on a free axis."""
     picked = zip(border.axes, index, strict=True)
     return tuple(FREE if i is None or c is None else c[i].outside or (1, 0) for c, i in picked)
+
+
+def cut_maps(border: Border, axis: int, index: int) -> list[str]:
+    """The maps of which a class sees less along an axis than the unbounded kernel does."""
+    reach, cls = border.program.reach, (border.axes[axis] or ())[index]
+    return [name for name, window in cls.windows.items()
+            if reach[name] and window != (reach[name][axis].start, reach[name][axis].start + reach[name][axis].reach)]
+
+
+def corrects_bias(border: Border, index: tuple[int | None, ...]) -> bool:
+    """Whether a correction may have a bias: a constant reaches some cut map on every axis that it is for."""
+    return all(any(border.program.has_constant[name] for name in cut_maps(border, axis, i))
+               for axis, i in enumerate(index) if i is not None)
 
 
 def no_taps(layer: Conv) -> Conv:
