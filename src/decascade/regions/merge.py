@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from decascade.cost import Cost
+from decascade.cost import Cost, Target
+from decascade.cost.count import parameters
 from decascade.errors import GraphError
 from decascade.ir.check import check
 from decascade.ir.graph import Graph, Node, Tensor
@@ -60,22 +61,21 @@ def merge_graph(graph: Graph, options: Options, progress: Progress | None = None
     report = progress or _silent
     local, changes = rewrite_locally(graph, options)
     partition = Partition(local, sized(local), options)
-    chains, cascades, edits = find_chains(local), list[Cascade](), list[_Edit]()
+    chains, left, edits = find_chains(local), list[Cascade](), list[_Edit]()
     names = _Names({n.name for n in local.nodes})
     for i, chain in enumerate(chains):
         report("finding and costing cascades", i / len(chains))
         blocks = partition.solve(chain)
-        merged = [c for block in blocks for c in block.replacements]
-        for chosen in merged:
-            edit = _edit(local, chosen, names)
-            edits.append(edit)
-            cascades.append(_merged_row(partition, chosen, edit))
-        cascades += _left_rows(partition, chain, blocks)
-    cascades += [_apart_row(partition, *pair) for pair in apart(local, chains)]
-    merged_graph = _apply(local, edits)
+        edits += [_edit(local, chosen, names) for block in blocks for chosen in block.replacements]
+        left += _left_rows(partition, chain, blocks)
+    left += [_apart_row(partition, *pair) for pair in apart(local, chains)]
+    kept = _paying(edits, lambda some: _apply(local, some), options)
+    merged_graph = _apply(local, kept)
+    cascades = [_merged_row(partition, e) if e in kept else _dropped_row(partition, e) for e in edits]
     if options.policy == "profitable":
         merged_graph, rows = _split(merged_graph, options)
-        cascades = _joined(cascades, rows)
+        cascades = _joined(cascades, rows, merged_graph, options.target)
+    cascades += left
     check(merged_graph)
     report("finding and costing cascades", 1.0)
     return merged_graph, _with_origins(graph, cascades, changes)
@@ -101,42 +101,68 @@ def sized(graph: Graph) -> Graph:
 
 @dataclass(frozen=True, eq=False)
 class _Edit:
-    chosen: Candidate
+    """Nodes to be replaced, the last of them writing the exit, and those that stand for them."""
+
+    old: tuple[Node, ...]
     nodes: tuple[Node, ...]
     tensors: dict[str, Tensor]
+    chosen: Candidate | None = None
+
+    @property
+    def growth(self) -> int:
+        """Stored numbers that it adds."""
+        return sum(map(parameters, self.nodes)) - sum(map(parameters, self.old))
+
+
+def _paying(edits: list[_Edit], apply: Callable[[Sequence[_Edit]], Graph], options: Options) -> list[_Edit]:
+    """The edits without those that make the whole graph dearer.
+
+    A peak is not a sum of parts: what is alive beside a segment counts, and of a segment that is not at the peak nothing
+    does.  The edit that stores most goes first.
+    """
+    def cost(some: Sequence[_Edit]) -> Cost:
+        return options.target.graph_cost(sized(apply(some)))
+
+    if options.policy == "always" or not edits or (total := cost(edits)) <= (before := cost([])):
+        return edits
+    kept = edits
+    for edit in sorted(edits, key=lambda e: -e.growth):
+        rest = [e for e in kept if e is not edit]
+        if total > before and (without := cost(rest)) <= total:
+            kept, total = rest, without
+    return kept if total <= before else []
 
 
 def _split(graph: Graph, options: Options) -> tuple[Graph, list[Cascade]]:
     """Every layer of the merged graph whose kernel has a rank that makes two layers cheaper, as those two."""
-    costed, rows = sized(graph), list[Cascade]()
-    nodes, tensors = list[Node](), dict[str, Tensor]()
+    costed, edits = sized(graph), list[_Edit]()
     for node in graph.nodes:
-        found = cheaper_split(graph, costed, node, options.target)
-        if found is None:
-            nodes.append(node)
-            continue
-        pair, middle, cost = found
-        nodes += pair
-        tensors[middle.name] = middle
-        before = options.target.segment_cost([node], costed.tensors)
-        reason = "1 layer -> two, exactly: its kernel has low rank"
-        rows.append(Cascade(layers_of([node]), "merged", "exact", reason, "free", before, cost, node.inputs[0], node.output,
-                            (node.name,), tuple(n.name for n in pair)))
-    return (graph.with_nodes(nodes, tensors) if rows else graph), rows
+        if (found := cheaper_split(graph, costed, node, options.target)) is not None:
+            edits.append(_Edit((node,), found[0], {found[1].name: found[1]}))
+    edits = _paying(edits, lambda some: _apply(graph, some), options)
+    if not edits:
+        return graph, []
+    split = _apply(graph, edits)
+    tensors, reason = sized(split).tensors, "1 layer -> two, exactly: its kernel has low rank"
+    return split, [
+        Cascade(layers_of(e.old), "merged", "exact", reason, "free", options.target.segment_cost(e.old, tensors),
+                options.target.segment_cost(e.nodes, tensors), e.old[0].inputs[0], e.old[0].output, (e.old[0].name,),
+                tuple(n.name for n in e.nodes))
+        for e in edits
+    ]
 
 
-def _joined(cascades: Sequence[Cascade], splits: Sequence[Cascade]) -> list[Cascade]:
+def _joined(cascades: Sequence[Cascade], splits: Sequence[Cascade], graph: Graph, target: Target) -> list[Cascade]:
     """A split of what a merge made is one story with that merge."""
-    rows, rest = list[Cascade](), {row.removed[0]: row for row in splits}
+    rows, rest, tensors = list[Cascade](), {row.removed[0]: row for row in splits}, sized(graph).tensors
     for c in cascades:
-        for name in c.added:
-            if name in rest:
-                row = rest.pop(name)
-                added = tuple(n for old in c.added for n in (row.added if old == name else (old,)))
-                after = None if c.after is None or row.after is None else Cost(
-                    c.after.value - row.before.value + row.after.value,
-                    c.after.parameters - row.before.parameters + row.after.parameters)
-                c = replace(c, added=added, after=after, reason=f"{c.reason}, split in two (low rank)")
+        parts = [rest.pop(name) if name in rest else None for name in c.added]
+        count = sum(p is not None for p in parts)
+        if count:
+            added = tuple(n for old, p in zip(c.added, parts, strict=True) for n in (p.added if p else (old,)))
+            after = target.segment_cost([n for n in graph.nodes if n.name in set(added)], tensors)
+            what = "split in two" if len(parts) == 1 else f"{count} of them split in two"
+            c = replace(c, added=added, after=after, reason=f"{c.reason}, {what} (low rank)")
         rows.append(c)
     return [*rows, *rest.values()]
 
@@ -158,13 +184,13 @@ def _edit(graph: Graph, chosen: Candidate, names: _Names) -> _Edit:
     kernels = [n for n in chosen.segment.nodes if is_convolution(n)] or list(chosen.segment.nodes)
     base = kernels[-1].origin[-1] if kernels[-1].origin else kernels[-1].name
     built = realise(graph, chosen, names.fresh(f"{base}_merged"))
-    return _Edit(chosen, tuple(built.nodes), built.tensors)
+    return _Edit(chosen.segment.nodes, tuple(built.nodes), built.tensors, chosen)
 
 
 def _apply(graph: Graph, edits: Sequence[_Edit]) -> Graph:
     """All edits at once: the new nodes stand where the last of the replaced ones stood.  Dead nodes go."""
-    gone = {n.name for edit in edits for n in edit.chosen.segment.nodes}
-    instead = {edit.chosen.segment.nodes[-1].name: edit for edit in edits}
+    gone = {n.name for edit in edits for n in edit.old}
+    instead = {edit.old[-1].name: edit for edit in edits}
     nodes, tensors = list[Node](), dict[str, Tensor]()
     for node in graph.nodes:
         if node.name in instead:
@@ -190,13 +216,21 @@ def layers_of(nodes: Iterable[Node]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for n in nodes for name in (n.origin or (n.name,))))
 
 
-def _merged_row(partition: Partition, chosen: Candidate, edit: _Edit) -> Cascade:
-    segment, tensors = chosen.segment, {**partition.sized.tensors, **edit.tensors}
+def _merged_row(partition: Partition, edit: _Edit) -> Cascade:
+    chosen, tensors = edit.chosen, {**partition.sized.tensors, **edit.tensors}
+    assert chosen is not None
     return Cascade(
-        layers_of(segment.nodes), "merged", "exact", merged_reason(segment.nodes, chosen, edit.nodes), chosen.kind,
-        partition.cost(segment.nodes), partition.options.target.segment_cost(edit.nodes, tensors), segment.entry, segment.exit,
-        tuple(n.name for n in segment.nodes), tuple(n.name for n in edit.nodes),
+        layers_of(edit.old), "merged", "exact", merged_reason(edit.old, chosen, edit.nodes), chosen.kind,
+        partition.cost(edit.old), partition.options.target.segment_cost(edit.nodes, tensors), chosen.segment.entry,
+        chosen.segment.exit, tuple(n.name for n in edit.old), tuple(n.name for n in edit.nodes),
     )
+
+
+def _dropped_row(partition: Partition, edit: _Edit) -> Cascade:
+    """A merge that pays by itself and not in the whole model."""
+    row = _merged_row(partition, edit)
+    reason = f"{row.reason} costs less by itself, but makes the whole model dearer: what is alive beside it counts there"
+    return replace(row, decision="left", reason=reason, removed=(), added=())
 
 
 def _left_rows(partition: Partition, chain: Chain, blocks: Sequence[Block]) -> list[Cascade]:
