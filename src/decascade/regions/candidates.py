@@ -54,7 +54,10 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One way of replacing a segment: the form, what the sketched nodes cost, and how many there are."""
+    """One way of replacing a segment: the form, what the sketched nodes cost, and how many there are.
+
+    A kind of "" is a lower bound on all forms that already costs too much: never written, only talked about.
+    """
 
     segment: Segment
     form: str

@@ -122,7 +122,7 @@ class Partition:
         return (prefix.layers, *cost) if self.options.policy == "always" else cost
 
     def merged(self, blocks: Sequence[Block]) -> Block | None:
-        """The blocks as one replacement, where there is one."""
+        """The blocks as one replacement, where there is one that may pay."""
         entry, exit_ = blocks[0].entry, blocks[-1].exit
         nodes = tuple(n for block in blocks for n in block.nodes)
         if (entry, exit_) not in self.known and (entry, exit_) not in self.refusals:
@@ -132,7 +132,7 @@ class Partition:
             else:
                 self.known[entry, exit_] = found
         found = self.known.get((entry, exit_))
-        return None if found is None else Block(entry, exit_, nodes, found.cost, 1, found.operations, found)
+        return None if found is None or not found.kind else Block(entry, exit_, nodes, found.cost, 1, found.operations, found)
 
     def hopeless(self, first: Block, last: Block) -> bool:
         """A run that outgrows the cap: longer ones do too."""
