@@ -85,7 +85,9 @@ class Writer:
         self.value = self.emitter.node(kind, (self.value, *others), output, name, **attributes)
 
     def constant(self, what: str, array: AnyArray) -> str:
-        return self.emitter.constant(f"{self.node.name}_{what}", np.asarray(array, self.dtype, order="C"))
+        with np.errstate(over="ignore"):  # `store` says so in words
+            values = np.asarray(array, self.dtype, order="C")
+        return self.emitter.constant(f"{self.node.name}_{what}", values)
 
     def integers(self, what: str, values: Sequence[int]) -> str:
         return self.emitter.constant(f"{self.node.name}_{what}", np.array(values, np.int64))

@@ -117,9 +117,10 @@ def _pool(w: Writer, op: Pool) -> None:
         w.pad([(0, 0), *((min(lo, 0), min(hi, 0)) for lo, hi in pads)], 0.0, last=False)
         pads = tuple((max(lo, 0), max(hi, 0)) for lo, hi in pads)
     dilated = any(d != 1 for d in op.dilation)
-    if dilated and opset < (19 if op.kind == "avg" else 10):
+    needed = 19 if op.kind == "avg" else 10
+    if dilated and opset < needed:
         what = f"{op.kind} pool with dilation {op.dilation}"
-        raise FormatError(f"{w.node.name}: opset {opset} has no {what}: convert to opset 19")
+        raise FormatError(f"{w.node.name}: opset {opset} has no {what}: convert to opset {needed} or later")
     fields: dict[str, Any] = {"kernel_shape": op.kernel, "pads": _flat(pads), "strides": op.stride}
     fields |= {"dilations": op.dilation if dilated else None}
     if op.kind == "max":

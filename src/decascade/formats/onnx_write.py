@@ -90,7 +90,7 @@ class _Replay:
                 self._place(index, names)
 
     def _find_wanted(self) -> None:
-        """The nodes of the file that make constants for kept nodes, in the file's order."""
+        """The nodes of the file that make constants and sizes for kept nodes, in the file's order."""
         view = self.view
         kept = {index for node in self.kept.values() for index in _indices(node)}
         waiting = [name for index in kept for name in view.natives[index].reads] + list(view.outputs)
@@ -103,10 +103,11 @@ class _Replay:
         self.wanted = deque(sorted(found))
 
     def _place_before(self, index: int) -> None:
-        """Replay what makes constants at the place where the file has it."""
+        """Replay what makes constants and sizes at the place where the file has it."""
         while self.wanted and self.wanted[0] < index:
             maker = self.view.natives[self.wanted.popleft()]
-            if maker.index not in self.placed and all(name in self.view.constants for name in maker.reads):
+            ready = all(name in self.view.constants or name in self.written for name in maker.reads)
+            if ready and maker.index not in self.placed:
                 self._place(maker.index, {})
 
     def _place(self, index: int, names: Mapping[str, str]) -> None:
