@@ -108,7 +108,8 @@ def merge(
         subject = Subject(form, document)
         try:
             errors = _check_cascades(document.graph, graph, cascades, seed, 1 if work(subject) > LARGE else 4)
-            verification = _check_model(subject, native, limits, seed, progress)
+            changed = any(c.decision == "merged" for c in cascades)
+            verification = _check_model(subject, native, limits, seed, changed, progress)
         except VerificationError as error:
             raise VerificationError(f"{error}; nothing was written") from error
     facts = tuple(_facts(c, options.target.unit, e) for c, e in zip(cascades, errors, strict=True))
@@ -215,9 +216,11 @@ def _check_cascades(
     ]
 
 
-def _check_model(subject: Subject, native: object, limits: Range, seed: int, progress: Progress | None) -> VerificationFacts:
+def _check_model(
+    subject: Subject, native: object, limits: Range, seed: int, changed: bool, progress: Progress | None
+) -> VerificationFacts:
     rng = np.random.default_rng(seed)
-    chosen = plan(subject, limits, rng)
+    chosen = plan(subject, limits, rng, changed)
     found = compare(subject, Subject(subject.format, subject.format.read(native)), chosen, rng, progress)
     if not found.same:
         raise VerificationError(f"the merged model is {found.complaint} (please report this)")

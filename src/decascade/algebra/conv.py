@@ -160,14 +160,22 @@ class Conv(_Layer):
         size = self.output_size(data.shape[2:])
         if any(n < 1 for n in size):
             raise AlgebraError(f"kernel {self.kernel} is larger than the padded input {data.shape[2:]}")
-        data = crop_or_pad(data, self.padding)
-        grouped = data.reshape(data.shape[0], self.groups, -1, *data.shape[2:])
-        weight = self.weight.astype(np.float64).reshape(self.groups, -1, self.weight.shape[1], *self.kernel)
-        out = np.zeros((data.shape[0], self.groups, weight.shape[1], int(np.prod(size))))
-        for tap in product(*map(range, self.kernel)):
-            window = grouped[(..., *_strided(tap, self.stride, self.dilation, size))]
-            out += weight[(..., *tap)] @ window.reshape(*window.shape[:3], -1)
+        data = crop_or_pad(data, self.padding).reshape(data.shape[0], self.groups, -1, *_padded_size(data, self.padding))
+        weight = self.weight.astype(np.float64).reshape(self.groups, self.out_channels // self.groups, -1)
+        out = np.empty((data.shape[0], *weight.shape[:2], int(np.prod(size))))
+        for sample, result in zip(data, out, strict=True):  # one at a time: the unfolded input is the kernel's size larger
+            np.matmul(weight, self._unfolded(sample, size), out=result)
         return out.reshape(data.shape[0], self.out_channels, *size) + _column(self.bias64, self.rank)
+
+    def _unfolded(self, sample: NDArray[np.float64], size: Sequence[int]) -> NDArray[np.float64]:
+        """(groups, C/groups·ΠK, positions): every window of one padded sample as a column."""
+        near, steps = sample.strides[:2], sample.strides[2:]
+        taps = tuple(d * s for d, s in zip(self.dilation, steps, strict=True))
+        moves = tuple(n * s for n, s in zip(self.stride, steps, strict=True))
+        windows = np.lib.stride_tricks.as_strided(
+            sample, (*sample.shape[:2], *self.kernel, *size), (*near, *taps, *moves), writeable=False
+        )
+        return windows.reshape(self.groups, -1, int(np.prod(size)))
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -233,6 +241,10 @@ def _strided(tap: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int,
     """Per axis, the samples that one tap meets: `count` of them, `stride` apart, from dilation·tap on."""
     for t, s, d, n in zip(tap, stride, dilation, count, strict=True):
         yield slice(t * d, t * d + (n - 1) * s + 1, s)
+
+
+def _padded_size(data: Array, pads: Pads) -> tuple[int, ...]:
+    return tuple(n + lo + hi for n, (lo, hi) in zip(data.shape[2:], pads, strict=True))
 
 
 def _column(values: Array, rank: int) -> Array:

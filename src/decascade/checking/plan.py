@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -14,6 +15,8 @@ from decascade.errors import UsageError
 BUDGET = 3e9
 """Multiply-accumulates of one float64 pass over all samples: some seconds on two cores."""
 LEAST, MOST = 3, 24
+ORACLE = 1e8
+"""Multiply-accumulates that the float64 interpreter is given: the first batch at least."""
 
 
 def work(subject: Subject) -> float:
@@ -30,13 +33,27 @@ def samples_for(macs: float) -> int:
     return int(min(max(BUDGET // max(macs, 1.0), LEAST), MOST))
 
 
-def plan(subject: Subject, limits: Range, rng: np.random.Generator) -> Plan:
+def oracle_batches(found: Sequence[Batch], macs: float) -> int:
+    """How many of the batches the float64 interpreter can run within its budget; the first in any case."""
+    total, count = 0.0, 0
+    for batch in found:
+        total += macs * max((len(a) for a in batch.values() if a.ndim), default=1)
+        if count and total > ORACLE:
+            break
+        count += 1
+    return count
+
+
+def plan(subject: Subject, limits: Range, rng: np.random.Generator, changed: bool = True) -> Plan:
     """Batches that the model runs on: open sizes are tried in turn, an odd one last.
+
+    A model in which nothing was changed is only run in its framework, to see that it was written as it was read.
 
     Raises:
         UsageError: the model runs on none of them, neither in its framework nor in NumPy.
     """
-    count = samples_for(work(subject))
+    macs = work(subject)
+    count = samples_for(macs) if changed else LEAST
     problems = list[str]()
     for size in SIZES if open_sizes(subject.graph) else SIZES[:1]:
         found = batches(subject.graph, count, limits, rng, size)
@@ -44,7 +61,8 @@ def plan(subject: Subject, limits: Range, rng: np.random.Generator) -> Plan:
         if framework or _interprets(subject, found[0]):
             extra = batches(subject.graph, LEAST, limits, rng, ODD) if open_sizes(subject.graph) else []
             taken = [*found, *(b for b in extra if _runs(subject, b)[0] or (not framework and _interprets(subject, b)))]
-            return Plan(taken, framework, (note,) if note else ())
+            oracle = oracle_batches(taken, macs) if changed or not framework else 0
+            return Plan(taken, framework, oracle, (note,) if note else ())
         problems.append(note)
     raise UsageError(f"the model runs neither in its framework nor in NumPy, so nothing can be verified: {problems[-1]}")
 
@@ -58,7 +76,7 @@ def with_data(subject: Subject, found: list[Batch]) -> Plan:
     framework, note = _runs(subject, found[0])
     if not framework and not _interprets(subject, found[0]):
         raise UsageError(f"the model does not run on the data: {note}")
-    return Plan(found, framework, (note,) if note else ())
+    return Plan(found, framework, oracle_batches(found, work(subject)), (note,) if note else ())
 
 
 def _runs(subject: Subject, batch: Batch) -> tuple[bool, str]:

@@ -72,7 +72,8 @@ class VerificationFacts:
     by: "framework", or "float64" where the framework is not installed.
     exact_error: the two models in float64; None where a model cannot be run in NumPy.
     exact_tolerance: the difference that rounding of the stored weights can explain there.
-    original_fp32_error, merged_fp32_error: each model in its framework against the *original* in float64.
+    original_fp32_error, merged_fp32_error: each model in its framework against the *original* in float64:
+    root mean square over all outputs, each output measured by its largest value.
     """
 
     same: bool

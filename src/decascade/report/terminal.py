@@ -66,7 +66,7 @@ def render_verification(facts: VerificationFacts, names: tuple[str, str] = ("ori
             table.add_row(name, "differ by", told)
     if facts.original_fp32_error is not None and facts.merged_fp32_error is not None:
         ratio = "" if facts.fp32_ratio is None else f" ({facts.fp32_ratio:.2f} times)"
-        table.add_row("  float32 error", names[0], f"{facts.original_fp32_error:.2g}")
+        table.add_row("  float32 error", names[0], f"{facts.original_fp32_error:.2g} of the largest value (root mean square)")
         table.add_row("", names[1], f"{facts.merged_fp32_error:.2g}{ratio}")
     if facts.worst is not None and facts.max_abs > 0:
         w = facts.worst
