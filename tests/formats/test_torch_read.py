@@ -14,7 +14,9 @@ from decascade.ir.ops import Foreign
 
 torch = pytest.importorskip("torch")
 nn, F = torch.nn, torch.nn.functional
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same':UserWarning", "ignore:.*LeafSpec:FutureWarning", "ignore:The tensor attributes:UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Using padding='same':UserWarning", "ignore:.*LeafSpec:FutureWarning", "ignore:The tensor attributes:UserWarning"
+)
 
 
 class Fn(nn.Module):
@@ -51,6 +53,14 @@ def _gain(x: Any, w: Any) -> Any:
     return x * w.reshape(1, -1, 1, 1) + w[:, None, None]
 
 
+def _functional_norm(x: Any, w: Any) -> Any:
+    return F.batch_norm(x, w[0].detach(), w[1].detach() ** 2, w[2], w[3], eps=0.5)
+
+
+def _excited(x: Any) -> Any:
+    return x * torch.sigmoid(x.mean((2, 3), True))
+
+
 def _inplace(x: Any) -> Any:
     y = x * 2
     z = y
@@ -72,7 +82,7 @@ CASES: dict[str, tuple[Callable[[], Any], tuple[int, ...], set[str]]] = {
     "computed kernel": (lambda: Fn(lambda x, w: F.conv2d(x, torch.tanh(w) * 2, padding=1), 6, 4, 3, 3), IMAGE, {"Conv"}),
     "kernel from data": (lambda: Fn(lambda x: F.conv2d(x, x.mean((0, 2, 3)).reshape(1, 4, 1, 1))), IMAGE, {"Foreign"}),
     "transposed 1d": (lambda: nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, output_padding=1), LINE, {"ConvTranspose"}),
-    "transposed 2d": (lambda: nn.ConvTranspose2d(4, 6, 3, stride=(2, 3), padding=1, groups=2, dilation=2), IMAGE, {"ConvTranspose"}),
+    "transposed 2d": (lambda: nn.ConvTranspose2d(4, 6, 3, (2, 3), 1, groups=2, dilation=2), IMAGE, {"ConvTranspose"}),
     "transposed 3d": (lambda: nn.ConvTranspose3d(4, 2, 2, stride=2), CUBE, {"ConvTranspose"}),
     "linear": (lambda: nn.Linear(12, 5), FLAT, {"Dense"}),
     "linear on the last axis": (lambda: nn.Linear(11, 5, bias=False), LINE, {"Dense"}),
@@ -85,7 +95,7 @@ CASES: dict[str, tuple[Callable[[], Any], tuple[int, ...], set[str]]] = {
     "batch statistics": (lambda: nn.BatchNorm2d(4, track_running_stats=False), IMAGE, {"Foreign"}),
     "instance norm": (lambda: nn.InstanceNorm2d(4, affine=True), IMAGE, {"Foreign"}),
     "tracked instance norm": (lambda: nn.InstanceNorm2d(4, affine=True, track_running_stats=True), IMAGE, {"Affine"}),
-    "F.batch_norm": (lambda: Fn(lambda x, w: F.batch_norm(x, w[0].detach(), w[1].detach() ** 2, w[2], w[3], eps=0.5), 4, 4), IMAGE, {"Affine"}),
+    "F.batch_norm": (lambda: Fn(_functional_norm, 4, 4), IMAGE, {"Affine"}),
     "group norm": (lambda: nn.GroupNorm(2, 4), IMAGE, {"Foreign"}),
     "layer norm": (lambda: nn.LayerNorm(8), IMAGE, {"Foreign"}),
     "avg pool": (lambda: nn.AvgPool2d(3, 2, padding=1), IMAGE, {"Pool"}),
@@ -134,7 +144,7 @@ CASES: dict[str, tuple[Callable[[], Any], tuple[int, ...], set[str]]] = {
     "bias map": (lambda: Fn(lambda x, w: x - w, 4, 9, 8), IMAGE, {"BiasMap"}),
     "row bias": (lambda: Fn(lambda x, w: w + x, 1, 4, 1, 8), IMAGE, {"BiasMap"}),
     "mask": (lambda: Fn(lambda x, w: x * w, 4, 9, 8), IMAGE, {"Foreign"}),
-    "squeeze and excite": (lambda: Fn(lambda x: x * torch.sigmoid(x.mean((2, 3), True))), IMAGE, {"Foreign", "GlobalPool", "Activation"}),
+    "squeeze and excite": (lambda: Fn(_excited), IMAGE, {"Foreign", "GlobalPool", "Activation"}),
     "neg": (lambda: Fn(lambda x: -x), IMAGE, {"Affine"}),
     "zero pad": (lambda: nn.ZeroPad2d((1, 2, 0, 3)), IMAGE, {"Pad"}),
     "constant pad": (lambda: nn.ConstantPad1d(2, 1.5), LINE, {"Pad"}),

@@ -93,8 +93,8 @@ def _read_file(path: Path) -> Document:
 
     if path.suffix.lower() in PICKLES:
         raise UnsafeModelError(
-            f"{path} is a pickle, which can run code when it is loaded and is never opened: load it yourself, put the weights into "
-            "your model and pass the nn.Module, or store it with torch.export.save as .pt2"
+            f"{path} is a pickle, which can run code when it is loaded and is never opened: load it yourself, put the weights "
+            "into your model and pass the nn.Module, or store it with torch.export.save as .pt2"
         )
     return replace(read(load_program(path)), source=path)
 

@@ -13,12 +13,13 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
 from decascade.errors import FormatError, UnsafeModelError
 from decascade.formats.files import checked_container
-from decascade.formats.torch_common import load, one_line
+from decascade.formats.torch_common import load, one_line, words
 
 RESAVE = "load it where you trust it and store it again with torch.export.save, or pass the live nn.Module"
 
@@ -27,7 +28,8 @@ _WEIGHTS, _CONSTANTS = "data/weights/model_weights_config.json", "data/constants
 _SAMPLE = "data/sample_inputs/model.pt"
 _KNOWN = re.compile(
     r"models/model\.json|data/(weights|constants)/(model_(weights|constants)_config\.json|(weight|tensor)_\d+)"
-    r"|data/sample_inputs/model\.pt|archive_format|archive_version|byteorder|version|\.data/.*|\.format_version|\.storage_alignment"
+    r"|data/sample_inputs/model\.pt|archive_format|archive_version|byteorder|version|\.data/.*"
+    r"|\.format_version|\.storage_alignment"
 )
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _PATH = re.compile(r"[^\"'\\\x00-\x1f\x7f]*")
@@ -37,18 +39,19 @@ _ARITHMETIC = re.compile(
     r"_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pos|pow|getitem|eq|ne|lt|le|gt|ge|and_|or_|not_)"
     r"|math\.(ceil|floor|trunc|sqrt)|torch\.(sym_(float|int|ite|max|min|not|sqrt|sum)|_sym_sqrt)"
 )
-_FUNCTIONS = frozenset(
+_FUNCTIONS = words(
     "Symbol Integer Float Rational Add Mul Pow Mod Max Min FloorDiv CeilDiv CleanDiv PythonMod ModularIndexing Where CeilToInt "
     "FloorToInt TruncToInt ToFloat IntTrueDiv FloatTrueDiv PowByNatural Identity Eq Ne Lt Le Gt Ge True False positive integer "
-    "nonnegative zero oo Unequality Equality StrictLessThan LessThan StrictGreaterThan GreaterThan".split()
+    "nonnegative zero oo Unequality Equality StrictLessThan LessThan StrictGreaterThan GreaterThan"
 )
-_TOKENS = re.compile(r"\s*(?:(?P<word>[A-Za-z_]\w*)|'(?P<quoted>[A-Za-z]\w*)'|\d+(?:\.\d+)?|\*\*|//|<=|>=|==|!=|[-+*/%(),=<>])")
+_TOKENS = re.compile(
+    r"\s*(?:(?P<word>[A-Za-z_]\w*)|'(?P<quoted>[A-Za-z]\w*)'|\d+(?:\.\d+)?|\*\*|//|<=|>=|==|!=|[-+*/%(),=<>])"
+)
 _IMMUTABLE = "torch.fx.immutable_collections.immutable_"
 _TREES = frozenset(
     ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", f"{_IMMUTABLE}dict", f"{_IMMUTABLE}list")
 )
 _NAME_KEYS = frozenset(("name", "as_name"))
-_PATH_KEYS = frozenset(("fqn", "parameter_name", "buffer_name", "tensor_constant_name", "user_input_name", "input_name", "arg_name"))
 
 
 def load_program(path: Path) -> Any:
@@ -69,8 +72,8 @@ def load_program(path: Path) -> Any:
     except (FormatError, OSError):
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        raise FormatError(f"{path} is not an exported program that torch {torch.__version__} can open ({reason}): {RESAVE}") from None
+        reason = f"torch {torch.__version__} says {type(error).__name__}: {one_line(error)}"
+        raise FormatError(f"{path} is not an exported program that can be opened ({reason}): {RESAVE}") from None
 
 
 def _checked_copy(path: Path) -> io.BytesIO:
@@ -79,6 +82,7 @@ def _checked_copy(path: Path) -> io.BytesIO:
         with zipfile.ZipFile(path) as archive:
             members = _members(path, archive)
             model = _json(path, archive.read(members[_MODEL]))
+            _check_version(path, model)
             _check_model(path, model)
             weights = _checked_config(path, archive.read(members[_WEIGHTS]))
             constants = _checked_config(path, archive.read(members[_CONSTANTS]))
@@ -88,7 +92,8 @@ def _checked_copy(path: Path) -> io.BytesIO:
     except zipfile.BadZipFile as error:
         raise FormatError(f"{path} is truncated or damaged ({one_line(error)}): copy or export it again") from None
     except KeyError as error:
-        raise FormatError(f"{path} is no exported program: it lacks {error.args[0]}; store one with torch.export.save") from None
+        lacks = error.args[0]
+        raise FormatError(f"{path} is no exported program: it lacks {lacks}; store one with torch.export.save") from None
     clean.seek(0)
     return clean
 
@@ -145,6 +150,17 @@ def _checked_config(path: Path, data: bytes) -> dict[str, Any]:
         if not _PATH.fullmatch(name):
             raise UnsafeModelError(f"{path} has a tensor called {name!r}, which is no name: {RESAVE}")
     return table
+
+
+def _check_version(path: Path, model: dict[str, Any]) -> None:
+    """torch itself only logs that a file is of another version."""
+    try:
+        own = import_module("torch._export.serde.schema").SCHEMA_VERSION[0]
+    except (ImportError, AttributeError):
+        return
+    found = model["schema_version"]["major"]
+    if found != own:
+        raise FormatError(f"{path} is of schema version {found}, torch {load().__version__} reads {own}: {RESAVE}")
 
 
 def _check_model(path: Path, model: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -72,15 +73,14 @@ def eval_copy(module: Any) -> Any:
     Raises:
         FormatError: the module cannot be copied.
     """
-    from copy import deepcopy
-
     memo: dict[int, Any] = {}
     for tensor in _all_tensors(module):
         memo[id(tensor)] = tensor
     try:
         return deepcopy(module, memo).eval()
     except Exception as error:
-        raise FormatError(f"{type(module).__name__} cannot be copied ({one_line(error)}): make it work with copy.deepcopy") from None
+        what = f"{type(module).__name__} cannot be copied ({one_line(error)})"
+        raise FormatError(f"{what}: make it work with copy.deepcopy") from None
 
 
 def _all_tensors(module: Any) -> Iterator[Any]:
@@ -88,12 +88,17 @@ def _all_tensors(module: Any) -> Iterator[Any]:
     for part in module.modules():
         yield from part._parameters.values()
         yield from part._buffers.values()
-        yield from (value for value in vars(part).values() if isinstance(value, torch.Tensor))
+        yield from (value for value in part.__dict__.values() if isinstance(value, torch.Tensor))
 
 
 def in_eval(module: Any) -> Any:
     """The module itself if every part of it is in eval mode, else a copy that is, sharing all tensors."""
     return eval_copy(module) if any(part.training for part in module.modules()) else module
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
 
 
 def one_line(error: BaseException) -> str:

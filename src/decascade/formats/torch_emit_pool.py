@@ -11,6 +11,8 @@ from decascade.formats.torch_build import Builder, pad
 from decascade.formats.torch_common import load
 from decascade.ir.ops import Pool
 
+_GET: Any = operator.getitem
+
 
 def emit_pool(builder: Builder, name: str, op: Pool, x: Any) -> Any:
     """The fx node of a pool over `x`.
@@ -26,9 +28,9 @@ def emit_pool(builder: Builder, name: str, op: Pool, x: Any) -> Any:
     if plain or op.count_padding:
         return _pool(builder, name, op, x if plain else pad(builder, x, op.padding), plain)
     # each window is divided by its own number of samples: the average, padding counted, of x over that of ones
-    ones = builder.call(load().ones_like, builder.call(operator.getitem, x, (slice(None, 1), slice(None, 1))))
+    ones = builder.call(load().ones_like, builder.call(_GET, x, (slice(None, 1), slice(None, 1))))
     share = _pool(builder, f"{name}_share", op, pad(builder, ones, op.padding), plain=False)
-    return builder.call(operator.truediv, _pool(builder, name, op, pad(builder, x, op.padding), plain=False), share)
+    return builder.call(load().div, _pool(builder, name, op, pad(builder, x, op.padding), plain=False), share)
 
 
 def _pool(builder: Builder, name: str, op: Pool, x: Any, plain: bool) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from decascade.errors import FormatError
 from decascade.formats.torch_common import WAY_ROUND, InputSpec, Traced, check_finite, dtype_name, load, one_line
-from decascade.formats.torch_pure import Aliased, call_name, make_pure
+from decascade.formats.torch_pure import AliasedError, call_name, make_pure
 from decascade.formats.torch_shapes import symbolic_shape
 from decascade.ir.graph import Shape
 
@@ -19,7 +19,7 @@ EXAMPLE_BATCH = 2
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """torch.export warns about its own insides; none of it is about the model."""
     logger = logging.getLogger("torch")
     level = logger.level
@@ -70,7 +70,7 @@ def trace_program(program: Any) -> Traced:
         notes.append("the program was exported in training mode; it was read as in eval mode (dropout off, stored statistics)")
     try:
         make_pure(module, module)
-    except Aliased:
+    except AliasedError:
         module = _unlifted(program.run_decompositions({}))  # only makes it functional
         _read_as_eval(module)
         make_pure(module, module)
@@ -134,9 +134,8 @@ def _check_inputs(module: Any) -> None:
     info = module.graph._codegen.pytree_info
     names = [node.target for node in module.graph.nodes if node.op == "placeholder"]
     if list(info.orig_args) != ["self", *names] and list(info.orig_args) != names:
-        raise FormatError(
-            f"the exported program takes nested inputs ({', '.join(names)}): export a module that takes plain tensors, {WAY_ROUND}"
-        )
+        told = f"the exported program takes nested inputs ({', '.join(names)})"
+        raise FormatError(f"{told}: export a module that takes plain tensors, {WAY_ROUND}")
 
 
 def _inputs(module: Any, symbols: dict[str, str]) -> Iterator[InputSpec]:
@@ -147,7 +146,8 @@ def _inputs(module: Any, symbols: dict[str, str]) -> Iterator[InputSpec]:
             continue
         value = node.meta.get("val")
         if not isinstance(value, torch.Tensor):
-            raise FormatError(f"input {node.target} of the exported program is no tensor: export it with tensors alone, {WAY_ROUND}")
+            told = f"input {node.target} of the exported program is no tensor"
+            raise FormatError(f"{told}: export it with tensors alone, {WAY_ROUND}")
         shape = symbolic_shape(value, symbols)
         if shape and isinstance(shape[0], str) and not symbols:
             symbols[shape[0]] = "N"

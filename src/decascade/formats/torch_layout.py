@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.formats.torch_common import load
+from decascade.formats.torch_common import load, words
 from decascade.formats.torch_modules import layout_modules
 from decascade.formats.torch_pure import call_name
 from decascade.formats.torch_values import Sizes, Values, evaluate
 from decascade.ir.graph import Shape
 from decascade.ir.ops import Flatten, Identity, Op, Pad, Pool, Select, Slice
 
-_MOVES = frozenset(
+_MOVES = words(
     "view reshape flatten unflatten permute transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze chunk split "
     "split_with_sizes tensor_split unbind narrow getitem select slice contiguous detach alias clone index_select flip roll "
-    "lift_fresh_copy lift_fresh _unsafe_view channel_shuffle native_channel_shuffle index".split()
+    "lift_fresh_copy lift_fresh _unsafe_view channel_shuffle native_channel_shuffle index"
 )
 _DEEPEST = 8
 """How many calls back the start of a chain is looked for."""
@@ -165,7 +165,8 @@ def _thinned(before: NDArray[np.int64], after: NDArray[np.int64]) -> Op | None:
         unit = int(np.prod(before.shape[axis + 1 :]))
         line = np.moveaxis(after, axis, 0).reshape(after.shape[axis], -1)[:, 0]
         steps.append(int(line[1] - line[0]) // unit if len(line) > 1 else before.shape[axis])
-    if any(s < 1 for s in steps) or not np.array_equal(after, before[(slice(None), slice(None), *(slice(None, None, s) for s in steps))]):
+    thin = (slice(None), slice(None), *(slice(None, None, s) for s in steps if s > 0))
+    if any(s < 1 for s in steps) or not np.array_equal(after, before[thin]):
         return None
     rank = len(steps)
     return Pool("avg", (1,) * rank, tuple(steps), ((0, 0),) * rank, (1,) * rank)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from decascade.formats.torch_common import load
 
@@ -20,10 +20,12 @@ def known_base(module: Any) -> str:
     A user's subclass that only sets arguments counts as its base; one with a forward of its own does not.
     """
     nn = load().nn
-    for base in type(module).__mro__:
+    bases: tuple[Any, ...] = type(module).__mro__
+    for base in bases:
         name = base.__name__
         if name in _CALLS and getattr(nn, name, None) is base:
-            same = all(getattr(type(module), method, None) is getattr(base, method, None) for method in _OWN_METHODS)
+            kind = cast(Any, type(module))
+            same = all(getattr(kind, method, None) is getattr(base, method, None) for method in _OWN_METHODS)
             return name if same else ""
     return ""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from decascade.formats.torch_common import InputSpec, Traced, load
+from decascade.formats.torch_common import InputSpec, Traced, load, words
 from decascade.formats.torch_modules import module_call
 from decascade.formats.torch_pure import call_name
-from decascade.formats.torch_values import NotConstant, Values
+from decascade.formats.torch_values import NotConstantError, Values
 from decascade.ir.graph import Shape
 
 SPATIAL = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
@@ -69,9 +70,9 @@ class Names:
         owner = _weight_owner(node, values)
         if owner:
             return owner
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
-        path = str(stack[-1][0]).removeprefix("L['self'].").removeprefix("L['self']") if stack else ""
-        kind = stack[-1][1] if stack else ""
+        noted: dict[str, tuple[Any, Any]] = node.meta.get("nn_module_stack") or {}
+        owner_path, kind = list(noted.values())[-1] if noted else ("", "")
+        path = str(owner_path).removeprefix("L['self'].").removeprefix("L['self']")
         if path and str(getattr(kind, "__module__", kind)).startswith("torch.nn.modules"):
             return path
         return f"{path}.{node.name}" if path else str(node.name)
@@ -104,7 +105,7 @@ def input_guess(placeholder: Any, spec: InputSpec, traced: Traced) -> Shape | No
     return tuple(f"{size}{suffix}" if isinstance(size, str) and size != "N" else size for size in first)
 
 
-_SAME_RANK = frozenset("relu relu6 hardtanh identity batch_norm pad sigmoid tanh leaky_relu prelu clone contiguous".split())
+_SAME_RANK = words("relu relu6 hardtanh identity batch_norm pad sigmoid tanh leaky_relu prelu clone contiguous")
 
 
 def _first_layers(node: Any, traced: Traced) -> Iterator[Shape]:
@@ -127,20 +128,19 @@ def _asks(user: Any, values: Values) -> tuple[Shape | None, bool]:
     """What a reader of the input asks of it, and whether its result has the same axes."""
     call = module_call(values.module.get_submodule(user.target)) if user.op == "call_module" else None
     name = call[0] if call is not None else call_name(user) if user.op in ("call_function", "call_method") else ""
-    try:
-        args = call[1] if call is not None else values.constant(list(user.args[1:]))
-    except NotConstant:
-        args = ()
-    weight = args[0] if args else None
-    groups = 1
-    if name.startswith("conv") and hasattr(weight, "shape") and not name.startswith("conv_t") and name != "convolution":
-        groups = args[5] if len(args) > 5 else user.kwargs.get("groups", 1)
+    args: list[Any] = []
+    with suppress(NotConstantError):
+        args = list(call[1]) if call is not None else values.constant(list(user.args[1:]))
+    weight = args[0] if args and isinstance(args[0], load().Tensor) else None
+    if weight is not None and name in ("conv", "conv1d", "conv2d", "conv3d"):
+        groups = int(args[5] if len(args) > 5 else user.kwargs.get("groups", 1))
         return ("N", int(weight.shape[1]) * groups, *SPATIAL[weight.ndim - 2]), False
-    if name.startswith("conv_transpose") and hasattr(weight, "shape"):
+    if weight is not None and name.startswith("conv_transpose"):
         return ("N", int(weight.shape[0]), *SPATIAL[weight.ndim - 2]), False
-    if name == "linear" and hasattr(weight, "shape"):
+    if weight is not None and name == "linear":
         return ("N", int(weight.shape[1])), False
-    if user.op == "call_module" and (rank := type(values.module.get_submodule(user.target)).__name__[-2:]) in ("2d", "3d"):
-        if name == "batch_norm":
+    if call is not None and name == "batch_norm":
+        rank = type(values.module.get_submodule(user.target)).__name__[-2:]
+        if rank in ("2d", "3d"):
             return ("N", int(args[2].numel()), *SPATIAL[int(rank[0])]), False
     return None, name in _SAME_RANK

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.formats.torch_common import load, to_numpy
 from decascade.formats.torch_values import Values
 from decascade.ir.graph import Shape
-from decascade.ir.ops import Activation, Add, Affine, Concat, Dense, Flatten, Identity, Op, Pad, Select, Upsample
+from decascade.ir.ops import Activation, Add, Affine, Concat, Dense, Identity, Op, Pad, Select, Upsample
 
 Reading = tuple[Op, tuple[Any, ...]]
 """An operation and the fx nodes of its inputs."""
@@ -35,7 +35,7 @@ class Context:
         """A constant floating tensor as an array, None for None.
 
         Raises:
-            NotConstant: it depends on the model's inputs.
+            NotConstantError: it depends on the model's inputs.
         """
         constant = self.values.constant(value)
         if constant is None:
@@ -62,6 +62,11 @@ def per_axis(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
     """One number, or one for all axes, or one per axis → one per axis."""
     values = (int(value),) * rank if isinstance(value, int) else tuple(int(v) for v in value)
     return values * rank if len(values) == 1 else values
+
+
+def spread(value: Any, rank: int) -> list[Any]:
+    """The items of a tuple or list; anything else once per axis."""
+    return list(cast(Sequence[Any], value)) if isinstance(value, (tuple, list)) else [value] * rank
 
 
 def conv(
@@ -103,8 +108,18 @@ def conv_transpose(
 
 
 def convolution(
-    ctx: Context, x: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, more: Any, groups: int
+    ctx: Context,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    more: Any,
+    groups: int,
 ) -> Reading | None:
+    """aten's one form for all."""
     if transposed:
         return conv_transpose(ctx, x, weight, bias, stride, padding, more, groups, dilation)
     return conv(ctx, x, weight, bias, stride, padding, dilation, groups)
@@ -174,7 +189,9 @@ def identity(ctx: Context, x: Any, *_: Any, **__: Any) -> Reading | None:
     return Identity(), (x,)
 
 
-def dropout(ctx: Context, x: Any, p: float = 0.5, training: bool = True, inplace: bool = False, train: bool | None = None) -> Reading | None:
+def dropout(
+    ctx: Context, x: Any, p: float = 0.5, training: bool = True, inplace: bool = False, train: bool | None = None
+) -> Reading | None:
     return (Identity(), (x,)) if not (training if train is None else train) or p == 0 else None
 
 
@@ -203,6 +220,10 @@ def pad(ctx: Context, x: Any, pad: Sequence[int], mode: str = "constant", value:
     return Pad(tuple((int(lo), int(hi)) for lo, hi in pads[1:]), float(value or 0), pads[0]), (x,)
 
 
+def constant_pad(ctx: Context, x: Any, amounts: Sequence[int], value: float = 0) -> Reading | None:
+    return pad(ctx, x, amounts, "constant", value)
+
+
 def interpolate(
     ctx: Context, x: Any, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *_: Any, **__: Any
 ) -> Reading | None:
@@ -211,7 +232,7 @@ def interpolate(
         return None
     rank = len(shape) - 2
     if scale_factor is not None:
-        factors = [float(v) for v in (scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * rank)]
+        factors = [float(v) for v in spread(scale_factor, rank)]
     else:
         wanted = per_axis(ctx.values.constant(size), rank)
         if not all(isinstance(n, int) for n in shape[2:]):
@@ -222,12 +243,8 @@ def interpolate(
 
 def upsample_nearest(ctx: Context, x: Any, size: Any, scales: Any = None, *more: Any) -> Reading | None:
     """aten's forms: (input, size, scale_h, scale_w) and, as "vec", (input, size, scales)."""
-    factors = scales if isinstance(scales, (tuple, list)) else None
-    if factors is None and scales is not None:
-        factors = (scales, *more)
-    if factors is not None and all(f is not None for f in factors):
-        return interpolate(ctx, x, None, tuple(factors))
-    return interpolate(ctx, x, size)
+    factors = spread(scales, 1) + list(more)
+    return interpolate(ctx, x, size) if None in factors else interpolate(ctx, x, None, factors)
 
 
 def channel_shuffle(ctx: Context, x: Any, groups: int) -> Reading | None:
@@ -237,7 +254,7 @@ def channel_shuffle(ctx: Context, x: Any, groups: int) -> Reading | None:
     return Select(np.arange(count, dtype=np.int64).reshape(groups, -1).T.ravel()), (x,)
 
 
-def _activation(kind: str, *names: str, **defaults: float) -> Callable[..., Reading | None]:
+def activation(kind: str, *names: str, **defaults: float) -> Callable[..., Reading | None]:
     """A reader for an activation whose numbers are called `names`, in the order of torch's arguments."""
 
     def read(ctx: Context, x: Any, *args: Any, **kwargs: Any) -> Reading | None:
@@ -248,12 +265,29 @@ def _activation(kind: str, *names: str, **defaults: float) -> Callable[..., Read
     return read
 
 
-def clamp(ctx: Context, x: Any, min: Any = None, max: Any = None) -> Reading | None:
-    low, high = ctx.values.constant(min), ctx.values.constant(max)
+def clamp(ctx: Context, x: Any, low: Any = None, high: Any = None, **named: Any) -> Reading | None:
+    """torch calls the bounds min and max."""
+    low, high = ctx.values.constant(named.get("min", low)), ctx.values.constant(named.get("max", high))
     if any(isinstance(bound, load().Tensor) and bound.numel() != 1 for bound in (low, high)):
         return None
     lo, hi = -inf if low is None else float(low), inf if high is None else float(high)
     return Activation("relu") if (lo, hi) == (0, inf) else Activation("clip", (lo, hi)), (x,)
+
+
+def relu6(ctx: Context, x: Any, *_: Any, **__: Any) -> Reading | None:
+    return clamp(ctx, x, 0, 6)
+
+
+def hardtanh(ctx: Context, x: Any, min_val: float = -1.0, max_val: float = 1.0, *_: Any, **__: Any) -> Reading | None:
+    return clamp(ctx, x, min_val, max_val)
+
+
+def hardsigmoid(ctx: Context, x: Any, *_: Any, **__: Any) -> Reading | None:
+    return Activation("hard_sigmoid", (1 / 6, 0.5)), (x,)
+
+
+def rrelu(ctx: Context, x: Any, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, *_: Any) -> Reading | None:
+    return None if training else (Activation("leaky_relu", ((lower + upper) / 2,)), (x,))
 
 
 def bound_below(ctx: Context, x: Any, other: Any) -> Reading | None:
@@ -287,6 +321,11 @@ def softmax(ctx: Context, x: Any, dim: Any = None, *rest: Any, **__: Any) -> Rea
     return Activation("softmax", (float(dim),)), (x,)
 
 
+def softmax_of_half(ctx: Context, x: Any, dim: Any, half: bool) -> Reading | None:
+    """aten's `_softmax`."""
+    return None if half else softmax(ctx, x, dim)
+
+
 def elu(ctx: Context, x: Any, alpha: float = 1.0, scale: float = 1, input_scale: float = 1) -> Reading | None:
     return (Activation("elu", (float(alpha),)), (x,)) if (scale, input_scale) == (1, 1) else None
 
@@ -297,10 +336,5 @@ def plus(ctx: Context, x: Any, y: Any) -> Reading | None:
     if a is None or b is None or len(a) != len(b):
         return None
     # sizes that are numbers must agree; two symbols stand for one size, else one of the two would have to be 1
-    if any(isinstance(m, int) != isinstance(n, int) or (isinstance(m, int) and m != n) for m, n in zip(a[1:], b[1:], strict=True)):
-        return None
-    return Add(), (x, y)
-
-
-def flatten_1x1(ctx: Context, x: Any) -> Reading:
-    return Flatten(), (x,)
+    known = [(m, n) for m, n in zip(a[1:], b[1:], strict=True) if isinstance(m, int) or isinstance(n, int)]
+    return (Add(), (x, y)) if all(m == n for m, n in known) else None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.formats.torch_ops import Context, Reading, per_axis, plus
+from decascade.formats.torch_ops import Context, Reading, per_axis, plus, spread
 from decascade.ir.graph import Shape
 from decascade.ir.ops import Add, Affine, BiasMap, GlobalPool, Identity, Pool
 
@@ -18,11 +18,13 @@ def _window(ctx: Context, x: Any, kernel: Any, stride: Any) -> tuple[int, tuple[
     if rank is None or rank < 3:
         return None
     size = per_axis(kernel, rank - 2)
-    empty = stride is None or (isinstance(stride, (tuple, list)) and not stride)
-    return rank - 2, size, size if empty else per_axis(stride, rank - 2)
+    steps = [] if stride is None else spread(stride, rank - 2)
+    return rank - 2, size, per_axis(steps, rank - 2) if steps else size
 
 
-def _ceiling(shape: Shape | None, size: Sequence[int], step: Sequence[int], pads: Sequence[int], dilation: Sequence[int]) -> list[int] | None:
+def _ceiling(
+    shape: Shape | None, size: Sequence[int], step: Sequence[int], pads: Sequence[int], dilation: Sequence[int]
+) -> list[int] | None:
     """How much more padding at the end makes floor give what torch's ceil_mode gives; None where that is not known."""
     more = list[int]()
     assert shape is not None
@@ -79,22 +81,20 @@ def max_pool(
     return Pool("max", size, step, tuple((p, p + extra) for p, extra in zip(pads, more, strict=True)), spread), (x,)
 
 
-def _adaptive(ctx: Context, x: Any, output_size: Any, kind: str) -> Reading | None:
+def _adaptive(ctx: Context, x: Any, output_size: Any, kind: Literal["avg", "max"]) -> Reading | None:
     shape = ctx.shape(x)
-    wanted = output_size if isinstance(output_size, (tuple, list)) else None
-    if (wanted is not None and all(n == 1 for n in wanted)) or output_size == 1:
-        return GlobalPool("avg" if kind == "avg" else "max"), (x,)
+    if all(n == 1 for n in spread(output_size, 1)):
+        return GlobalPool(kind), (x,)
     if shape is None or len(shape) < 3:
         return None
-    targets = wanted if wanted is not None else (output_size,) * (len(shape) - 2)
-    sizes = shape[2:]
-    goals = [n if goal is None else goal for goal, n in zip(targets, sizes, strict=True)]
-    if not all(isinstance(n, int) and isinstance(goal, int) and n % goal == 0 for n, goal in zip(sizes, goals, strict=True)):
+    sizes = [n for n in shape[2:] if isinstance(n, int)]
+    goals = [n if goal is None else int(goal) for goal, n in zip(spread(output_size, len(sizes)), sizes, strict=True)]
+    if len(sizes) < len(shape) - 2 or any(n % goal for n, goal in zip(sizes, goals, strict=True)):
         return None
-    step = tuple(int(n) // int(goal) for n, goal in zip(sizes, goals, strict=True))
+    step = tuple(n // goal for n, goal in zip(sizes, goals, strict=True))
     if all(s == 1 for s in step):
         return Identity(), (x,)
-    return Pool("avg" if kind == "avg" else "max", step, step, ((0, 0),) * len(step), (1,) * len(step)), (x,)
+    return Pool(kind, step, step, ((0, 0),) * len(step), (1,) * len(step)), (x,)
 
 
 def adaptive_avg_pool(ctx: Context, x: Any, output_size: Any) -> Reading | None:
@@ -109,7 +109,7 @@ def _over_space(ctx: Context, x: Any, dim: Any) -> bool:
     rank = ctx.rank(x)
     if rank is None or rank < 3 or dim is None:
         return False
-    axes = sorted(d % rank for d in (dim if isinstance(dim, (tuple, list)) else (dim,)))
+    axes = sorted(int(d) % rank for d in spread(dim, 1))
     return axes == list(range(2, rank))
 
 

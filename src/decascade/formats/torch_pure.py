@@ -1,7 +1,7 @@
 """A traced graph without side effects: every in-place operation becomes the operation that returns its result.
 
 `y = relu_(x)` also changes x, so whoever reads x later reads y instead.  A view of x that is read later would change
-too; that has no pure form here and is `Aliased`.  Assertions, guards and dead code go.
+too; that has no pure form here and is `AliasedError`.  Assertions, guards and dead code go.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from decascade.errors import FormatError
-from decascade.formats.torch_common import WAY_ROUND, load
+from decascade.formats.torch_common import WAY_ROUND, load, words
 
-VIEWS = frozenset(
+VIEWS = words(
     "view reshape flatten unflatten permute transpose t swapaxes swapdims movedim squeeze unsqueeze expand chunk split "
     "split_with_sizes tensor_split unbind narrow getitem select slice contiguous detach alias dropout dropout1d dropout2d "
-    "dropout3d alpha_dropout feature_alpha_dropout to float double type_as identity _unsafe_view numpy_T".split()
+    "dropout3d alpha_dropout feature_alpha_dropout to float double type_as identity _unsafe_view numpy_T"
 )
 """Functions and methods whose result may share memory with their first argument."""
 
 _VIEW_MODULES = ("Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "Flatten", "Unflatten")
 
 
-class Aliased(Exception):
+class AliasedError(Exception):
     """An in-place operation changes memory that is later read under another name."""
 
 
@@ -43,7 +43,7 @@ def make_pure(module: Any, original: Any) -> None:
     """Rewrite the graph of `module` in place.
 
     Raises:
-        Aliased: see the class.
+        AliasedError: see the class.
         FormatError: a buffer that the model changes as it runs, or an in-place operation without a pure form.
     """
     graph = module.graph
@@ -53,9 +53,14 @@ def make_pure(module: Any, original: Any) -> None:
             _purify(node, changed, module)
     _drop_checks(graph)
     _separate_outputs(module)
-    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    graph.eliminate_dead_code(is_impure_node=is_end)
     graph.lint()
     module.recompile()
+
+
+def is_end(node: Any) -> bool:
+    """An input or the output: what stays although nothing reads it."""
+    return node.op in ("placeholder", "output")
 
 
 def _changed_argument(node: Any, module: Any) -> Any:
@@ -78,14 +83,8 @@ def _changed_argument(node: Any, module: Any) -> Any:
     return first if _inplace_flag(node) else None
 
 
-_INPLACE_OPERATORS = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-    operator.ifloordiv: operator.floordiv,
-    operator.ipow: operator.pow,
-}
+_NAMES = ("add", "sub", "mul", "truediv", "floordiv", "pow")
+_INPLACE_OPERATORS: dict[Any, Any] = {getattr(operator, f"i{name}"): getattr(operator, name) for name in _NAMES}
 
 
 def _trailing(name: str) -> bool:
@@ -112,11 +111,15 @@ def _purify(node: Any, changed: Any, module: Any) -> None:
     order = {other: index for index, other in enumerate(node.graph.nodes)}
     for alias in _aliases(changed):
         if any(order[user] > order[node] for user in alias.users):
-            raise Aliased(
+            raise AliasedError(
                 f"{node.name} changes {changed.name} in place, and {alias.name}, which shares its memory, is read later: "
                 "use the form that is not in-place"
             )
-    changed.replace_all_uses_with(node, delete_user_cb=lambda user: order[user] > order[node])
+
+    def later(user: Any) -> bool:
+        return order[user] > order[node]
+
+    changed.replace_all_uses_with(node, delete_user_cb=later)
     if node.op != "call_module":
         _retarget(node)
 
@@ -181,7 +184,7 @@ def _drop_checks(graph: Any) -> None:
     """Assertions and input guards say nothing about the values."""
     for node in reversed(list(graph.nodes)):
         name = call_name(node)
-        check = node.op == "call_function" and ("assert" in name or name in ("sym_constrain_range", "sym_constrain_range_for_size"))
+        check = node.op == "call_function" and ("assert" in name or name.startswith("sym_constrain_range"))
         guard = node.op == "call_module" and node.target == "_guards_fn"
         if (check or guard) and not node.users:
             graph.erase_node(node)

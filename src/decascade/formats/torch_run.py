@@ -27,14 +27,15 @@ def run_module(native: Any, inputs: Arrays) -> dict[str, NDArray[Any]]:
     torch = load()
     module = callable_module(native)
     dtype = floating_dtype(module)
-    tensors = [tensor for tensor in (*module.parameters(), *module.buffers())]
+    tensors = (*module.parameters(), *module.buffers())
     device = tensors[0].device if tensors else "cpu"
     given = {name: torch.tensor(np.asarray(array)).to(device) for name, array in inputs.items()}
     given = {name: value.to(dtype) if value.is_floating_point() else value for name, value in given.items()}
+    exported = isinstance(native, torch.export.ExportedProgram)
     with torch.no_grad(), quiet():
         try:
-            result = module(**given)
-        except TypeError as error:
+            result = module(*_in_order(module, given)) if exported else module(**given)
+        except (KeyError, TypeError) as error:
             raise UsageError(f"the model cannot be called with {', '.join(given)}: {error}") from None
     leaves = torch.utils._pytree.tree_leaves(result)
     found = dict[str, NDArray[Any]]()
@@ -43,6 +44,11 @@ def run_module(native: Any, inputs: Arrays) -> dict[str, NDArray[Any]]:
             array = to_numpy(leaf)
             found[name] = array.astype(np.float32) if array.dtype == np.float16 else array
     return found
+
+
+def _in_order(module: Any, given: dict[str, Any]) -> list[Any]:
+    """An exported program takes its inputs by position."""
+    return [given[node.target] for node in module.graph.nodes if node.op == "placeholder"]
 
 
 def callable_module(native: Any) -> Any:
@@ -66,11 +72,12 @@ def save_module(native: Any, path: Path) -> None:
         return
     known = getattr(native, "meta", {}).get(META) if isinstance(native, torch.fx.GraphModule) else None
     if known is None:
-        raise FormatError("only a model that decascade has written knows its input shapes: use torch.export.save for any other")
+        raise FormatError("only a model that decascade wrote knows its input shapes: store any other with torch.export.save")
     for name, (shape, _) in known.items():
         if shape is None or not all(isinstance(size, int) for size in shape[1:]):
             told = "unknown" if shape is None else f"({', '.join(map(str, shape))})"
-            raise FormatError(f"a .pt2 file needs the size of input {name}, which is {told}: read the model with an input shape")
+            needs = f"a .pt2 file needs the size of input {name}, which is {told}"
+            raise FormatError(f"{needs}: read the model with an input shape")
     dtypes = [getattr(torch, dtype) for _, dtype in known.values()]
     try:
         program = export_module(in_eval(native), [shape for shape, _ in known.values()], dtypes)

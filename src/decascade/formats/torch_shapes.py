@@ -10,7 +10,7 @@ from typing import Any, cast
 from decascade.errors import FormatError
 from decascade.formats.torch_common import InputSpec, dtype_name, load
 from decascade.formats.torch_modules import known_base
-from decascade.formats.torch_pure import call_name
+from decascade.formats.torch_pure import call_name, is_end
 from decascade.ir.graph import Shape
 
 
@@ -68,9 +68,8 @@ def _results(module: Any, shapes: Sequence[Shape], inputs: Sequence[InputSpec], 
     mode: Any = import_module("torch._subclasses.fake_tensor").FakeTensorMode(allow_non_fake_inputs=True)
     runner: Any = torch.fx.Interpreter(module, garbage_collect_values=False)
     with mode, torch.no_grad():
-        examples = [
-            torch.empty([batch, *shape[1:]], dtype=getattr(torch, spec.dtype)) for shape, spec in zip(shapes, inputs, strict=True)
-        ]
+        given = zip(shapes, inputs, strict=True)
+        examples = [torch.empty([batch, *shape[1:]], dtype=getattr(torch, spec.dtype)) for shape, spec in given]
         runner.run(*examples)
     return cast(dict[Any, Any], runner.env)
 
@@ -83,8 +82,10 @@ _SEVERAL = frozenset(
 
 def _may_be_several(module: Any, node: Any) -> bool:
     if node.op == "call_module":
-        return not known_base(module.get_submodule(node.target)) or "return_indices" in vars(module.get_submodule(node.target))
-    own = node.op == "call_function" and not str(getattr(node.target, "__module__", None) or "torch").startswith(("torch", "_op"))
+        called = module.get_submodule(node.target)
+        return not known_base(called) or "return_indices" in vars(called)
+    home = str(getattr(node.target, "__module__", None) or "torch")
+    own = node.op == "call_function" and not home.startswith(("torch", "_operator"))
     return own or (node.op in ("call_function", "call_method") and call_name(node) in _SEVERAL)
 
 
@@ -100,7 +101,8 @@ def unpack_outputs(module: Any, shapes: Sequence[Shape | None], inputs: Sequence
     torch = load()
     graph = module.graph
     output = next(node for node in graph.nodes if node.op == "output")
-    asked = [n for n in torch.utils._pytree.tree_leaves(output.args[0]) if hasattr(n, "op") and _may_be_several(module, n)]
+    leaves = torch.utils._pytree.tree_leaves(output.args[0])
+    asked = [n for n in leaves if hasattr(n, "op") and _may_be_several(module, n)]
     if not asked:
         return
     try:
@@ -109,18 +111,25 @@ def unpack_outputs(module: Any, shapes: Sequence[Shape | None], inputs: Sequence
     except Exception:  # a model that cannot run on shapes alone: nothing is known then
         several = [n for n in asked if n.op != "call_module" and call_name(n) in _SEVERAL]
         if several:
-            what = call_name(several[0])
-            raise FormatError(f"forward returns what {what} gives as it is: unpack it (a, b = …), or give an input shape") from None
+            told = f"forward returns what {call_name(several[0])} gives as it is"
+            raise FormatError(f"{told}: unpack it (a, b = …), or give an input shape") from None
         return
+
+    get: Any = operator.getitem
 
     def items(node: Any, value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: items(graph.call_function(operator.getitem, (node, key)), item) for key, item in value.items()}
+            table = cast(dict[Any, Any], value)
+            return {key: items(graph.call_function(get, (node, key)), item) for key, item in table.items()}
         if isinstance(value, (tuple, list)):
-            return tuple(items(graph.call_function(operator.getitem, (node, i)), item) for i, item in enumerate(value))
+            row = cast(Sequence[Any], value)
+            return tuple(items(graph.call_function(get, (node, i)), item) for i, item in enumerate(row))
         return node
 
+    def unpacked(node: Any) -> Any:
+        return items(node, results.get(node))
+
     with graph.inserting_before(output):
-        output.args = (torch.fx.node.map_arg(output.args[0], lambda node: items(node, results.get(node))),)
-    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+        output.args = (torch.fx.node.map_arg(output.args[0], unpacked),)
+    graph.eliminate_dead_code(is_impure_node=is_end)
     module.recompile()

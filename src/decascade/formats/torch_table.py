@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -13,9 +14,9 @@ from decascade.formats import torch_ops as ops
 from decascade.formats import torch_pools as pools
 from decascade.formats.torch_common import load
 from decascade.formats.torch_modules import module_call
-from decascade.formats.torch_ops import Context, Reading
+from decascade.formats.torch_ops import Context, Reading, activation
 from decascade.formats.torch_pure import call_name
-from decascade.formats.torch_values import NotConstant
+from decascade.formats.torch_values import NotConstantError
 
 Reader = Callable[..., Reading | None]
 
@@ -23,8 +24,6 @@ Reader = Callable[..., Reading | None]
 def _ranks(pattern: str, reader: Reader) -> dict[str, Reader]:
     return {pattern.format(rank): reader for rank in (1, 2, 3)}
 
-
-_activation = ops._activation
 
 READERS: dict[str, Reader] = {
     "conv": ops.conv,
@@ -43,7 +42,7 @@ READERS: dict[str, Reader] = {
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout"), ops.dropout),
     **dict.fromkeys(("cat", "concat", "concatenate"), ops.concat),
     "pad": ops.pad,
-    "constant_pad_nd": lambda ctx, x, pad, value=0: ops.pad(ctx, x, pad, "constant", value),
+    "constant_pad_nd": ops.constant_pad,
     "interpolate": ops.interpolate,
     "upsample": ops.interpolate,
     **_ranks("upsample_nearest{}d", ops.upsample_nearest),
@@ -72,37 +71,35 @@ READERS: dict[str, Reader] = {
     "truediv": pools.div,
     "neg": pools.neg,
     "negative": pools.neg,
-    "relu": _activation("relu"),
-    "relu6": lambda ctx, x, *_, **__: ops.clamp(ctx, x, 0, 6),
-    "hardtanh": lambda ctx, x, min_val=-1.0, max_val=1.0, *_, **__: ops.clamp(ctx, x, min_val, max_val),
+    "relu": activation("relu"),
+    "relu6": ops.relu6,
+    "hardtanh": ops.hardtanh,
     "clamp": ops.clamp,
     "clip": ops.clamp,
     "clamp_min": ops.bound_below,
     "clamp_max": ops.bound_above,
     "maximum": ops.bound_below,
     "minimum": ops.bound_above,
-    "leaky_relu": _activation("leaky_relu", "negative_slope", negative_slope=0.01),
-    "rrelu": lambda ctx, x, lower=1 / 8, upper=1 / 3, training=False, *_, **__: (
-        None if training else (ops.Activation("leaky_relu", ((lower + upper) / 2,)), (x,))
-    ),
+    "leaky_relu": activation("leaky_relu", "negative_slope", negative_slope=0.01),
+    "rrelu": ops.rrelu,
     "prelu": ops.prelu,
     "_prelu_kernel": ops.prelu,
     "elu": ops.elu,
-    "selu": _activation("selu"),
-    "sigmoid": _activation("sigmoid"),
-    "tanh": _activation("tanh"),
-    "hardsigmoid": lambda ctx, x, *_, **__: (ops.Activation("hard_sigmoid", (1 / 6, 0.5)), (x,)),
-    "hardswish": _activation("hard_swish"),
-    "silu": _activation("silu"),
+    "selu": activation("selu"),
+    "sigmoid": activation("sigmoid"),
+    "tanh": activation("tanh"),
+    "hardsigmoid": ops.hardsigmoid,
+    "hardswish": activation("hard_swish"),
+    "silu": activation("silu"),
     "gelu": ops.gelu,
     "softplus": ops.softplus,
-    "softsign": _activation("softsign"),
-    "exp": _activation("exp"),
-    "abs": _activation("abs"),
-    "absolute": _activation("abs"),
-    "sqrt": _activation("sqrt"),
+    "softsign": activation("softsign"),
+    "exp": activation("exp"),
+    "abs": activation("abs"),
+    "absolute": activation("abs"),
+    "sqrt": activation("sqrt"),
     "softmax": ops.softmax,
-    "_softmax": lambda ctx, x, dim, half: None if half else ops.softmax(ctx, x, dim),
+    "_softmax": ops.softmax_of_half,
 }
 
 @cache
@@ -155,12 +152,10 @@ def _read(name: str, ctx: Context, args: Any, kwargs: Any) -> Reading | None:
 
 def _guarded(reader: Reader, ctx: Context, args: Any, kwargs: Any) -> Reading | None:
     """The reader's answer; a form it does not take (an odd argument, a weight that is computed) is not understood."""
-    named = {_RENAMED.get(key, key): value for key, value in kwargs.items()}
-    with load().no_grad():
-        try:
-            found = reader(ctx, *args, **named)
-        except (TypeError, ValueError, NotConstant, AlgebraError, AttributeError):
-            return None
+    named: dict[str, Any] = {_RENAMED.get(str(key), str(key)): value for key, value in kwargs.items()}
+    found: Reading | None = None
+    with load().no_grad(), suppress(TypeError, ValueError, NotConstantError, AlgebraError, AttributeError):
+        found = reader(ctx, *args, **named)
     return found if found is not None and all(ctx.values.is_tensor(source) for source in found[1]) else None
 
 

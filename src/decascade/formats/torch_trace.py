@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from decascade.errors import FormatError
 from decascade.formats.torch_common import (
@@ -27,7 +27,7 @@ from decascade.formats.torch_common import (
     place,
 )
 from decascade.formats.torch_modules import known_base
-from decascade.formats.torch_pure import Aliased, make_pure
+from decascade.formats.torch_pure import AliasedError, make_pure
 from decascade.formats.torch_shapes import unpack_outputs
 from decascade.ir.graph import Shape
 
@@ -53,17 +53,17 @@ def trace_module(model: Any, input_shape: InputShapes | None) -> Traced:
     copy = eval_copy(model)
     try:
         traced = _symbolic(model, copy, input_shape)
-    except _Untraceable as error:
+    except _UntraceableError as error:
         traced = _exported(model, copy, input_shape, error)
-    except Aliased as error:
-        traced = _exported(model, copy, input_shape, _Untraceable(str(error)))
+    except AliasedError as error:
+        traced = _exported(model, copy, input_shape, _UntraceableError(str(error)))
     else:
         traced = _look_inside(model, copy, input_shape, traced)
     traced.notes[:0] = notes
     return traced
 
 
-class _Untraceable(Exception):
+class _UntraceableError(Exception):
     """Symbolic tracing failed; the message says why and where."""
 
 
@@ -143,7 +143,7 @@ def _classes() -> tuple[Any, Any]:
         """fx's tracer; keeps a module whole where it must, and leaves optional arguments at their defaults."""
 
         def __init__(self) -> None:
-            super().__init__()
+            base_tracer.__init__(self)
             self.whole: dict[str, str] = {}
             self.unused: list[str] = []
 
@@ -154,15 +154,15 @@ def _classes() -> tuple[Any, Any]:
             if reason := hook_reason(m):
                 self.whole[module_qualified_name] = reason
                 return True
-            return bool(known_base(m)) or bool(super().is_leaf_module(m, module_qualified_name))
+            return bool(known_base(m)) or bool(base_tracer.is_leaf_module(self, m, module_qualified_name))
 
         def call_module(self, m: Any, forward: Any, args: Any, kwargs: Any) -> Any:
             path = self.path_of_module(m)
             if self.is_leaf_module(m, path):
-                return super().call_module(m, forward, args, kwargs)
+                return base_tracer.call_module(self, m, forward, args, kwargs)
             stack, mark = dict(self.module_stack), len(self.graph.nodes)
             try:
-                return super().call_module(m, forward, args, kwargs)
+                return base_tracer.call_module(self, m, forward, args, kwargs)
             except Exception as error:
                 self.whole[path] = f"its code cannot be traced: {_reason(error)}"
                 self.module_stack.clear()
@@ -205,7 +205,7 @@ def _symbolic(model: Any, copy: Any, input_shape: InputShapes | None) -> Traced:
     except FormatError:
         raise
     except Exception as error:
-        raise _Untraceable(_reason(error)) from error
+        raise _UntraceableError(_reason(error)) from error
     module = torch.fx.GraphModule(copy, graph, class_name=type(model).__name__)
     names = [node.target for node in graph.nodes if node.op == "placeholder"]
     dtype = dtype_name(floating_dtype(model))
@@ -264,31 +264,32 @@ def _look_inside(model: Any, copy: Any, input_shape: InputShapes | None, traced:
         traced.notes.append(f"give an input shape so that torch.export can look into {', '.join(blocks)}")
         return traced
     try:
-        return _exported(model, copy, input_shape, _Untraceable(traced.pinned[blocks[0]]))
+        return _exported(model, copy, input_shape, _UntraceableError(traced.pinned[blocks[0]]))
     except FormatError:
         return traced
 
 
-def _exported(model: Any, copy: Any, input_shape: InputShapes | None, cause: _Untraceable) -> Traced:
+def _exported(model: Any, copy: Any, input_shape: InputShapes | None, cause: _UntraceableError) -> Traced:
     """torch.export of the model on an example of the given shape, the batch left free where that can be done."""
     from decascade.formats.torch_export import export_module, trace_program
 
     name = type(model).__name__
+    failed = f"torch.fx cannot trace {name}: {cause}"
     if input_shape is None:
-        raise FormatError(f"torch.fx cannot trace {name}: {cause}; give an input shape so that torch.export can try, {WAY_ROUND}")
-    names, _ = _arguments(type(copy).forward)
+        raise FormatError(f"{failed}; give an input shape so that torch.export can try, {WAY_ROUND}")
+    kind = cast(Any, type(copy))
+    names, _ = _arguments(kind.forward)
     shapes = spread(names, input_shape)
     if not all(shape is not None and all(isinstance(n, int) for n in shape[1:]) for shape in shapes):
-        raise FormatError(f"torch.fx cannot trace {name}: {cause}; torch.export needs every size of the input shape, {WAY_ROUND}")
+        raise FormatError(f"{failed}; torch.export needs every size of the input shape, {WAY_ROUND}")
     hooked = [path for path, part in model.named_modules() if hook_reason(part)]
     if hooked:
-        raise FormatError(f"torch.fx cannot trace {name}: {cause}; and torch.export would drop the hooks of {hooked[0]}: remove them")
+        raise FormatError(f"{failed}; and torch.export would drop the hooks of {hooked[0]}: remove them")
     try:
         program = export_module(copy, [shape for shape in shapes if shape is not None])
     except Exception as error:
-        raise FormatError(
-            f"neither torch.fx ({cause}) nor torch.export ({_reason(error)}) can trace {name}: rewrite that line, {WAY_ROUND}"
-        ) from None
+        both = f"neither torch.fx ({cause}) nor torch.export ({_reason(error)})"
+        raise FormatError(f"{both} can trace {name}: rewrite that line, {WAY_ROUND}") from None
     traced = trace_program(program)
     traced.notes.append(f"torch.fx cannot trace it ({cause}); it was read through torch.export")
     return traced

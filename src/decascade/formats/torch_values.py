@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from decascade.errors import CannotInterpret
-from decascade.formats.torch_common import eval_copy, load, one_line
+from decascade.formats.torch_common import eval_copy, load, one_line, words
 from decascade.formats.torch_pure import call_name
 from decascade.ir.graph import Shape
+from decascade.ir.ops import Evaluate
 
 SIZES = frozenset(("size", "dim", "ndimension", "numel", "sym_size", "sym_numel", "sym_stride", "stride"))
 _ATTRIBUTES = frozenset(("shape", "ndim", "dtype", "device"))
-_ARITHMETIC = frozenset(
+_ARITHMETIC = words(
     "add sub mul floordiv truediv mod neg pow getitem eq ne lt le gt ge floor ceil trunc int float sym_int sym_float sym_max "
-    "sym_min max min prod round".split()
+    "sym_min max min prod round"
 )
 _RANDOM = ("rand", "dropout", "bernoulli", "normal_", "uniform_", "multinomial", "poisson")
 
@@ -67,21 +68,22 @@ class Values:
         """The value of a constant argument: a torch tensor, a number, None, or a list of these.
 
         Raises:
-            NotConstant: it depends on the model's inputs.
+            NotConstantError: it depends on the model's inputs.
         """
         if isinstance(value, (tuple, list)):
-            return type(value)(self.constant(item) for item in value)
+            items = [self.constant(item) for item in cast(Sequence[Any], value)]
+            return tuple(items) if isinstance(value, tuple) else items
         if not hasattr(value, "op"):
             return value
         if self.kinds[value] != "constant":
-            raise NotConstant(value.name)
+            raise NotConstantError(value.name)
         if value not in self._constants:
             with load().no_grad():
                 self._constants[value] = evaluate(value, {}, self.module)
         return self._constants[value]
 
 
-class NotConstant(Exception):
+class NotConstantError(Exception):
     """An argument that a reader needs as a number depends on the model's inputs."""
 
 
@@ -108,7 +110,7 @@ def evaluate(node: Any, known: dict[Any, Any], module: Any, adapt: Callable[[Any
 def _call(node: Any, known: Mapping[Any, Any], module: Any, adapt: Callable[[Any], Any]) -> Any:
     fx: Any = load().fx
     if node.op == "placeholder":
-        raise NotConstant(node.name)
+        raise NotConstantError(node.name)
     if node.op == "get_attr":
         return adapt(attribute(module, node.target))
     args = fx.node.map_aggregate(fx.node.map_arg(node.args, known.__getitem__), adapt)
@@ -128,7 +130,7 @@ def attribute(module: Any, path: str) -> Any:
     return module
 
 
-def evaluator(outputs: Sequence[Any], inputs: Sequence[Any], module: Any) -> Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]:
+def evaluator(outputs: Sequence[Any], inputs: Sequence[Any], module: Any) -> Evaluate:
     """The meaning in float64 of the part of a graph between `inputs` and `outputs`, as a function of NumPy arrays.
 
     It raises CannotInterpret where torch has no float64 kernel or a result is no tensor.
@@ -157,7 +159,8 @@ def evaluator(outputs: Sequence[Any], inputs: Sequence[Any], module: Any) -> Cal
                 results = [evaluate(node, known, module, adapt) for node in outputs]
         except Exception as error:
             raise CannotInterpret(f"{outputs[0].name} cannot be run in float64: {one_line(error)}") from None
-        bad = [node.name for node, value in zip(outputs, results, strict=True) if not isinstance(value, (torch.Tensor, int, float))]
+        plain = (torch.Tensor, int, float)
+        bad = [node.name for node, value in zip(outputs, results, strict=True) if not isinstance(value, plain)]
         if bad:
             raise CannotInterpret(f"{bad[0]} is not a tensor")
         return [np.asarray(value.detach() if isinstance(value, torch.Tensor) else value) for value in results]
@@ -178,10 +181,10 @@ class Sizes:
         """The shape with a number for every symbol, the same for the same symbol.
 
         Raises:
-            NotConstant: a size or the rank is not known.
+            NotConstantError: a size or the rank is not known.
         """
         if shape is None or "?" in shape:
-            raise NotConstant("shape")
+            raise NotConstantError("shape")
         return tuple(size if isinstance(size, int) else self._number(size, axis == 0) for axis, size in enumerate(shape))
 
     def _number(self, symbol: str, batch: bool) -> int:

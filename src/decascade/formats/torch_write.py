@@ -180,7 +180,11 @@ def _finished(writer: _Writer, new: Graph) -> Any:
     reading, graph = writer.reading, writer.builder.graph
     original = reading.traced.original
     output = next(node for node in reading.traced.module.graph.nodes if node.op == "output")
-    graph.output(torch.fx.node.map_arg(output.args[0], lambda leaf: writer.placed[reading.tensors[leaf]]))
+
+    def placed(leaf: Any) -> Any:
+        return writer.placed[reading.tensors[leaf]]
+
+    graph.output(torch.fx.node.map_arg(output.args[0], placed))
     _keep_pure(graph, writer.builder.root)
     graph.lint()
     module = torch.fx.GraphModule(writer.builder.root, graph, class_name=type(original).__name__)
