@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -44,6 +45,16 @@ def by_onnxruntime(path: Path) -> Predict:
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda x: session.run(None, {session.get_inputs()[0].name: x})[0]
+
+
+def import_keras() -> None:
+    """Import it now, what its backend's native code writes to standard error meanwhile going nowhere."""
+    kept = os.dup(2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    try:
+        import_module("keras")
+    finally:
+        os.dup2(kept, 2)
 
 
 def by_keras(path: Path) -> Predict:
@@ -99,6 +110,7 @@ def main() -> None:
     console.print(f"What there is to merge in digits.onnx:\n{dc.inspect(HERE / 'digits.onnx')}\n", markup=False)
     show("digits.onnx", by_onnxruntime, "onnxruntime, one thread")
     if find_spec("keras"):
+        import_keras()
         show("digits.keras", by_keras, "Keras")
     else:
         console.print("Keras is not installed: make install, then make demo, does the same for digits.keras.")

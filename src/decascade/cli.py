@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -161,7 +161,10 @@ def verify(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if "--debug" not in given:
+        _keep_stderr_for_us()
+    sys.exit(run(given))
 
 
 def run(arguments: list[str]) -> int:
@@ -210,6 +213,14 @@ def _hush() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+def _keep_stderr_for_us() -> None:
+    """What frameworks' native code writes to standard error while it starts goes nowhere; Python's own still arrives."""
+    with suppress(OSError, ValueError):
+        ours = os.dup(sys.stderr.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        sys.stderr = os.fdopen(ours, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
 
 
 def _show(found: object, quiet: bool) -> None:
