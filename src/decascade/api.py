@@ -22,8 +22,8 @@ from decascade.errors import OutputError, UsageError, VerificationError
 from decascade.formats.base import Document, Format
 from decascade.formats.registry import format_of
 from decascade.ir.graph import Graph
+from decascade.ir.ops import Conv, ConvTranspose, Dense
 from decascade.output import Item, check_place, write_all
-from decascade.regions.lower import is_convolution
 from decascade.regions.merge import Cascade, Options, merge_graph, sized
 from decascade.report.facts import CascadeFacts, CostFacts, ErrorFacts, Layers, Report, VerificationFacts
 
@@ -32,6 +32,8 @@ Policy = Literal["profitable", "always"]
 Border = Literal["exact", "refuse"]
 PACKAGES = {"onnx": ("onnx", "onnx-ir", "onnxruntime"), "keras": ("keras", "tensorflow-cpu", "tensorflow"), "torch": ("torch",)}
 """Whose versions a report names."""
+KERNELS = (Conv, ConvTranspose, Dense)
+"""What a report counts as a layer."""
 LARGE = 1e9
 """Multiply-accumulates from which on a replacement is checked on one sample instead of four."""
 
@@ -78,7 +80,8 @@ def inspect(
     form, document = _read(model)
     graph, cascades = merge_graph(document.graph, options, progress)
     facts = tuple(_facts(c, options.target.unit, None) for c in cascades)
-    return _report("inspect", model, form, document, graph, options.target, facts, None, start)
+    return _report("inspect", model, form, document, graph, options.target, facts, None,
+                   _corrections(graph, cascades), start)
 
 
 def merge(
@@ -113,7 +116,8 @@ def merge(
         except VerificationError as error:
             raise VerificationError(f"{error}; nothing was written") from error
     facts = tuple(_facts(c, options.target.unit, e) for c, e in zip(cascades, errors, strict=True))
-    report = _report("merge", model, form, document, graph, options.target, facts, verification, start)
+    report = _report("merge", model, form, document, graph, options.target, facts, verification,
+                     _corrections(graph, cascades), start)
     return MergeResult(native, report, form, document.source)
 
 
@@ -240,16 +244,23 @@ def _cost(before: Cost, after: Cost | None, unit: str) -> CostFacts:
 
 def _report(
     action: Literal["inspect", "merge"], model: object, form: Format, document: Document, graph: Graph, target: Target,
-    cascades: tuple[CascadeFacts, ...], verification: VerificationFacts | None, start: float,
+    cascades: tuple[CascadeFacts, ...], verification: VerificationFacts | None, corrections: int, start: float,
 ) -> Report:
     before, after = sized(document.graph), sized(graph)
-    counts = [sum(map(is_convolution, g.nodes)) for g in (before, after)]
+    counts = [sum(isinstance(n.op, KERNELS) for n in g.nodes) for g in (before, after)]
     name = document.source.name if document.source is not None else f"live {form.name} model"
     return Report(
         action=action, model=name, output=None, target=target.name,
-        cost=_cost(target.graph_cost(before), target.graph_cost(after), target.unit), layers=Layers(*counts), cascades=cascades,
+        cost=_cost(target.graph_cost(before), target.graph_cost(after), target.unit),
+        layers=Layers(counts[0], counts[1] - corrections, corrections), cascades=cascades,
         verification=verification, versions=_versions(form), seconds=round(perf_counter() - start, 3), notes=document.notes,
     )
+
+
+def _corrections(graph: Graph, cascades: Sequence[Cascade]) -> int:
+    """Small convolutions of the merged graph that only correct the border of a merged one."""
+    kernels = {n.name for n in graph.nodes if isinstance(n.op, KERNELS)}
+    return sum(max(len(kernels.intersection(c.added)) - 1, 0) for c in cascades if c.border == "ring")
 
 
 def _versions(form: Format) -> dict[str, str]:

@@ -114,10 +114,11 @@ class VerificationFacts:
 
 @dataclass(frozen=True)
 class Layers:
-    """Number of convolution and dense layers."""
+    """Number of convolution and dense layers; `corrections`: small convolutions beside them that only correct borders."""
 
     before: int
     after: int
+    corrections: int = 0
 
 
 @dataclass(frozen=True)

@@ -139,11 +139,13 @@ def _totals(report: Report) -> Table:
     for name in ("", "before", "after", ""):
         table.add_column(name, justify="left" if not name else "right")
     cost, layers = report.cost, report.layers
-    rows = [
+    rows: list[tuple[str, float, float | None]] = [
         ("convolution and dense layers", float(layers.before), float(layers.after)),
         (cost.unit, cost.before, cost.after),
         ("parameters", float(cost.parameters_before), _float(cost.parameters_after)),
     ]
+    if layers.corrections:
+        rows.insert(1, ("small convolutions that correct borders", 0.0, float(layers.corrections)))
     for name, before, after in rows:
         table.add_row(name, quantity(before), "" if after is None else quantity(after), change(before, after))
     return table
