@@ -111,7 +111,7 @@ def merge(
         subject = Subject(form, document)
         try:
             errors = _check_cascades(document.graph, graph, cascades, seed, 1 if work(subject) > LARGE else 4)
-            changed = any(c.decision == "merged" for c in cascades)
+            changed = graph.nodes != document.graph.nodes
             verification = _check_model(subject, native, limits, seed, changed, progress)
         except VerificationError as error:
             raise VerificationError(f"{error}; nothing was written") from error

@@ -11,23 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.checking.rounding import LAMBDA, Errs, noisy, terms, unit_of
+from decascade.checking.rounding import LAMBDA, Rounded, run_rounded, terms, unit_of
 from decascade.checking.samples import Batch
 from decascade.errors import CannotInterpret, UsageError, VerificationError
 from decascade.formats.base import Document, Format
 from decascade.ir.graph import Graph
-from decascade.ir.interpret import run
+from decascade.ir.ops import Foreign
 from decascade.ir.shapes import compatible, show
 from decascade.report.facts import VerificationFacts, Worst
 
 Outputs = dict[str, NDArray[Any]]
 Progress = Callable[[str, float], None]
-DRAWS: tuple[Errs, ...] = ("number", "channel")
-"""Errors of float sums are drawn once per number and once per channel; twice the larger effect is allowed."""
-ROUNDED = 2
-"""Batches on which the effect of rounding is measured: random inputs, all low and all high."""
-
-
 @dataclass(frozen=True, eq=False)
 class Subject:
     """A model under test, and how to run it."""
@@ -54,13 +48,18 @@ class Subject:
         """An input in the model's own layout, in the graph's."""
         return np.asarray(self.format.to_graph(self.document, name, array))
 
-    def oracle(self, batch: Batch) -> Outputs | None:
-        """Outputs in float64; None where an operation has no meaning in NumPy."""
+    def oracle(self, batch: Batch, rng: np.random.Generator) -> Rounded | None:
+        """Outputs in float64 and what rounding does to them; None where an operation has no meaning in NumPy."""
         try:
             with np.errstate(all="ignore"):
-                return run(self.graph, batch)
+                return run_rounded(self.graph, batch, rng)
         except CannotInterpret:
             return None
+
+    @property
+    def interpretable(self) -> bool:
+        """Whether every operation has a meaning in NumPy."""
+        return not any(isinstance(node.op, Foreign) and node.op.evaluate is None for node in self.graph.nodes)
 
 
 def _to_native(subject: Subject, name: str, array: NDArray[Any]) -> NDArray[Any]:
@@ -142,10 +141,10 @@ class _Tally:
         return allowed[self.worst.output] if self.worst else 0.0
 
 
-def widen(allowed: dict[str, float], mine: Mapping[str, float], theirs: Mapping[str, float] | None) -> None:
+def widen(allowed: dict[str, float], mine: Mapping[str, float], theirs: Mapping[str, float]) -> None:
     """Raise the limits to what rounding in both models does together."""
-    for name in mine.keys() | (theirs or {}).keys():
-        allowed[name] = max(allowed.get(name, 0.0), mine.get(name, 0.0) + (theirs or {}).get(name, 0.0))
+    for name in mine:
+        allowed[name] = max(allowed.get(name, 0.0), mine[name] + theirs.get(name, 0.0))
 
 
 def distance(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
@@ -214,8 +213,8 @@ def compare(
     """Both models on the same batches (arrays in the graph's layout, by the input names of `a`).
 
     In the framework the two may differ by what rounding every operation of either can do to the outputs, in float64 by
-    what rounding their weights can (`rounding.noisy`).  Without a float64 run the allowance is measured in the framework:
-    the effect of errors of the inputs as large as those of all operations together.
+    what rounding their weights can (`rounding.run_rounded`).  Without a float64 run the allowance is measured in the
+    framework: the effect of errors of the inputs as large as those of all operations together.
 
     Raises:
         UsageError: inputs or outputs that do not correspond; or neither the framework nor NumPy can run both.
@@ -225,13 +224,12 @@ def compare(
     for done, batch in enumerate(plan.batches):
         other = {inputs[name]: array for name, array in batch.items()}
         fa, fb = (a.framework(batch), _second(b, other)) if plan.framework else (None, None)
-        oa, ob = (a.oracle(batch), b.oracle(other)) if done < plan.oracle else (None, None)
-        tallies.add(fa, _renamed(fb, outputs), oa, _renamed(ob, outputs))
-        if done < min(ROUNDED, max(plan.oracle, 1)):
-            widen(tallies.allowed, _rounding(a, batch, oa, fa, rng), _renamed(_rounding(b, other, ob, fb, rng), outputs))
-            if oa is not None and ob is not None:
-                both = _drawn(a, batch, oa, ("stored",), rng), _renamed(_drawn(b, other, ob, ("stored",), rng), outputs)
-                widen(tallies.stored, *both)
+        oa, ob = (a.oracle(batch, rng), b.oracle(other, rng)) if done < plan.oracle else (None, None)
+        tallies.add(fa, _renamed(fb, outputs), oa and oa.outputs, ob and _renamed(ob.outputs, outputs))
+        mine, theirs = _rounding(a, batch, oa, fa, rng), _rounding(b, other, ob, fb, rng)
+        widen(tallies.allowed, mine, _renamed(theirs, outputs))
+        if oa is not None and ob is not None:
+            widen(tallies.stored, oa.stored, _renamed(ob.stored, outputs))
         if progress is not None:
             progress("verifying", (done + 1) / len(plan.batches))
     return tallies.facts(plan.notes)
@@ -245,52 +243,33 @@ def _second(subject: Subject, batch: Batch) -> Outputs:
         raise VerificationError(f"the second model does not run where the first does: {words[0]}") from error
 
 
-def _renamed(found: Any, outputs: Mapping[str, str] | None) -> Any:
+def _renamed(found: Any, outputs: Mapping[str, str]) -> Any:
     """Outputs of the second model under the names of the first."""
-    return found if found is None or outputs is None else {mine: found[other] for mine, other in outputs.items()}
+    return {mine: found[other] for mine, other in outputs.items()} if found else found
 
 
 def _rounding(
-    subject: Subject, batch: Batch, clean: Outputs | None, framework: Outputs | None, rng: np.random.Generator
+    subject: Subject, batch: Batch, oracle: Rounded | None, framework: Outputs | None, rng: np.random.Generator
 ) -> dict[str, float]:
     """How far rounding can move each output of one model on one batch."""
-    if clean is None:
-        return {} if framework is None else _rounding_by_framework(subject, batch, framework, rng)
-    return _drawn(subject, batch, clean, DRAWS, rng)
-
-
-def _drawn(
-    subject: Subject, batch: Batch, clean: Outputs, draws: Sequence[Errs], rng: np.random.Generator
-) -> dict[str, float]:
-    allowed = {name: 0.0 if "stored" in draws else _ulp(subject.graph, name, value) for name, value in clean.items()}
-    for errs in draws:
-        with np.errstate(all="ignore"):
-            off = noisy(subject.graph, batch, rng, errs)
-        _effect(allowed, clean, off)
-    return allowed
+    if oracle is not None:
+        return oracle.computed
+    return _rounding_by_framework(subject, batch, framework, rng) if framework is not None else {}
 
 
 def _rounding_by_framework(subject: Subject, batch: Batch, clean: Outputs, rng: np.random.Generator) -> dict[str, float]:
     """The same without a float64 run: relative errors of the inputs as large as those of all operations together."""
     graph = subject.graph
     size = sum(sqrt(terms(node.op, prod(graph.spatial(node.inputs[0]) or (1,)))) for node in graph.nodes if node.inputs)
-    allowed = {name: _ulp(graph, name, value) for name, value in clean.items()}
-    for _ in DRAWS:
+    allowed = dict.fromkeys(clean, 0.0)
+    for _ in range(2):
         moved = {
             name: (x * (1 + LAMBDA * unit_of(graph, name) * size * rng.choice((-1, 1), x.shape))).astype(x.dtype)
             for name, x in batch.items()
         }
-        _effect(allowed, clean, subject.framework(moved))
+        for name, off in subject.framework(moved).items():
+            value = clean[name]
+            gap, finite = distance(value, off), np.abs(value[np.isfinite(value)])
+            least = LAMBDA * unit_of(graph, name) * float(finite.max(initial=0))
+            allowed[name] = max(allowed[name], 2 * float(gap[np.isfinite(gap)].max(initial=0.0)), least)
     return allowed
-
-
-def _effect(allowed: dict[str, float], clean: Outputs, off: Mapping[str, NDArray[Any]]) -> None:
-    """Allow twice the effect that one draw of random errors had."""
-    for name, value in clean.items():
-        gap = distance(value, off[name])
-        allowed[name] = max(allowed[name], 2 * float(gap[np.isfinite(gap)].max(initial=0.0)))
-
-
-def _ulp(graph: Graph, name: str, value: NDArray[Any]) -> float:
-    finite = np.abs(value[np.isfinite(value)])
-    return LAMBDA * unit_of(graph, name) * float(finite.max(initial=0.0))

@@ -58,9 +58,9 @@ def plan(subject: Subject, limits: Range, rng: np.random.Generator, changed: boo
     for size in SIZES if open_sizes(subject.graph) else SIZES[:1]:
         found = batches(subject.graph, count, limits, rng, size)
         framework, note = _runs(subject, found[0])
-        if framework or _interprets(subject, found[0]):
+        if framework or subject.interpretable:
             extra = batches(subject.graph, LEAST, limits, rng, ODD) if open_sizes(subject.graph) else []
-            taken = [*found, *(b for b in extra if _runs(subject, b)[0] or (not framework and _interprets(subject, b)))]
+            taken = [*found, *(b for b in extra if _runs(subject, b)[0] or (not framework and subject.interpretable))]
             oracle = oracle_batches(taken, macs) if changed or not framework else 0
             return Plan(taken, framework, oracle, (note,) if note else ())
         problems.append(note)
@@ -74,7 +74,7 @@ def with_data(subject: Subject, found: list[Batch]) -> Plan:
         UsageError: the model runs on it neither in its framework nor in NumPy.
     """
     framework, note = _runs(subject, found[0])
-    if not framework and not _interprets(subject, found[0]):
+    if not framework and not subject.interpretable:
         raise UsageError(f"the model does not run on the data: {note}")
     return Plan(found, framework, oracle_batches(found, work(subject)), (note,) if note else ())
 
@@ -89,10 +89,3 @@ def _runs(subject: Subject, batch: Batch) -> tuple[bool, str]:
         words = str(error).strip().splitlines() or [type(error).__name__]
         return False, f"{subject.format.name} cannot run the model: {words[0][:160]}"
     return True, ""
-
-
-def _interprets(subject: Subject, batch: Batch) -> bool:
-    try:
-        return subject.oracle(batch) is not None
-    except ValueError:
-        return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod, sqrt
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from decascade.ir.interpret import evaluate
 from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, Foreign, GlobalPool, Op, Pad, Pool
 
 Errs = Literal["number", "channel", "stored"]
+DRAWS: tuple[Errs, ...] = ("number", "channel", "stored", "stored")
 LAMBDA = 2.0
 U64 = 2.0**-53
 STEEPEST = {"relu": 1.0, "clip": 1.0, "abs": 1.0, "neg": 1.0, "softsign": 1.0, "tanh": 1.0, "sigmoid": 0.25, "softplus": 1.0,
@@ -129,49 +130,81 @@ def spread(nodes: Iterable[Node], entry: str, exit_: str, x: NDArray[Any]) -> tu
     return values[exit_], count
 
 
-def noisy(graph: Graph, inputs: Mapping[str, NDArray[Any]], rng: np.random.Generator, errs: Errs) -> dict[str, NDArray[Any]]:
-    """The graph's outputs in float64 where every operation is off by what rounding in its own dtype can do to it.
+@dataclass(frozen=True, eq=False)
+class Rounded:
+    """A model's outputs in float64, and how far each can be moved: by float arithmetic, and by rounding of weights alone."""
 
-    The signs of the errors are random: one per "number" or one per "channel" for errors of float sums, and one per channel
-    for "stored", errors of the weights alone, which err the same way everywhere.
+    outputs: dict[str, NDArray[Any]]
+    computed: dict[str, float]
+    stored: dict[str, float]
+
+
+def run_rounded(graph: Graph, inputs: Mapping[str, NDArray[Any]], rng: np.random.Generator) -> Rounded:
+    """The graph in float64, beside runs in which every operation is off by what rounding in its own dtype can do to it.
+
+    The signs of the errors are random.  Errors of sums are drawn once per number and once per channel; errors of stored
+    weights, which err the same way everywhere, per channel.  Twice the largest effect that a draw has on an output counts.
 
     Raises:
         CannotInterpret: an operation without a meaning in NumPy.
     """
-    values: dict[str, NDArray[Any]] = {k: v.astype(np.float64) if v.dtype.kind == "f" else v for k, v in inputs.items()}
+    first = {k: v.astype(np.float64) if v.dtype.kind == "f" else v for k, v in inputs.items()}
+    values: dict[str, list[NDArray[Any]]] = {k: [v] * (1 + len(DRAWS)) for k, v in first.items()}
     uses = Counter(name for node in graph.nodes for name in node.inputs)
     for node in graph.nodes:
-        arrays = [values[name] for name in node.inputs]
-        results = evaluate(node.op, arrays)
-        for name, result in zip(node.outputs, results, strict=True):
-            values[name] = result + _noise(node.op, arrays, result, unit_of(graph, name), rng, errs)
+        _run_node(graph, node, values, rng)
         uses.subtract(node.inputs)
         for name in node.inputs:
             if not uses[name] and name not in graph.outputs:
                 values.pop(name, None)
-    return {name: values[name] for name in graph.outputs}
+    computed, stored = dict[str, float](), dict[str, float]()
+    for name in graph.outputs:
+        clean, *others = values[name]
+        effects = [2 * _largest(other - clean) if clean.dtype.kind == "f" else 0.0 for other in others]
+        stored[name] = max(e for e, draw in zip(effects, DRAWS, strict=True) if draw == "stored")
+        computed[name] = max(*effects, LAMBDA * unit_of(graph, name) * _largest(clean))
+    return Rounded({name: values[name][0] for name in graph.outputs}, computed, stored)
+
+
+def _largest(values: NDArray[Any]) -> float:
+    return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+
+
+def _run_node(graph: Graph, node: Node, values: dict[str, list[NDArray[Any]]], rng: np.random.Generator) -> None:
+    read = [values[name] for name in node.inputs]
+    clean = [arrays[0] for arrays in read]
+    results = evaluate(node.op, clean)
+    same = all(array is arrays[0] for arrays in read for array in arrays)
+    others = [results if same else evaluate(node.op, [arrays[i] for arrays in read]) for i in range(1, 1 + len(DRAWS))]
+    for k, (name, result) in enumerate(zip(node.outputs, results, strict=True)):
+        values[name] = [result, *(other[k] for other in others)]
+        u = unit_of(graph, name)
+        if u and result.dtype.kind == "f":
+            noise = _noise(node.op, clean, result)
+            for i, draw in enumerate(DRAWS, start=1):
+                if noise[draw] is not None:
+                    values[name][i] = values[name][i] + u * noise[draw] * _signs(result.shape, draw, rng)
 
 
 def unit_of(graph: Graph, name: str) -> float:
     return unit(graph.tensors[name].dtype)
 
 
-def _noise(
-    op: Op, arrays: list[NDArray[Any]], result: NDArray[Any], u: float, rng: np.random.Generator, errs: Errs
-) -> NDArray[np.float64] | float:
-    if result.dtype.kind != "f" or not u:
-        return 0.0
+def _signs(shape: tuple[int, ...], draw: Errs, rng: np.random.Generator) -> NDArray[np.float64]:
+    return rng.choice((-1.0, 1.0), shape if draw == "number" else (1, *shape[1:2], *(1,) * (len(shape) - 2))[: len(shape)])
+
+
+def _noise(op: Op, arrays: list[NDArray[Any]], result: NDArray[Any]) -> dict[Errs, Any]:
+    """The size of the errors in units of u, for each kind of draw; None for none."""
     length = terms(op, prod(arrays[0].shape[2:]) if arrays and arrays[0].ndim > 2 else 1)
-    if errs == "stored":
-        if not isinstance(op, (Conv, ConvTranspose, Dense, Affine, BiasMap)):
-            return 0.0
-        length = 1
     if isinstance(op, Foreign) or (isinstance(op, Activation) and op.kind not in PIECEWISE):
         # exponentials and the like are good to a few units in the last place of 1, whatever the implementation
-        scale: NDArray[Any] = LAMBDA * u * (np.abs(result) + (not isinstance(op, Foreign)))
+        size: NDArray[Any] = LAMBDA * (np.abs(result) + (not isinstance(op, Foreign)))
     elif not length or isinstance(op, Activation):
-        return 0.0
+        return dict.fromkeys(DRAWS, None)
     else:
-        scale = LAMBDA * sqrt(length) * u * magnitudes(op, [np.abs(a) for a in arrays])
-    shape = (1, *result.shape[1:2], *(1,) * (result.ndim - 2)) if errs != "number" else result.shape
-    return np.where(np.isfinite(scale), scale, 0.0) * rng.choice((-1.0, 1.0), shape[: result.ndim])
+        size = LAMBDA * magnitudes(op, [np.abs(a) for a in arrays])
+    size = np.where(np.isfinite(size), size, 0.0)
+    weighted = isinstance(op, (Conv, ConvTranspose, Dense, Affine, BiasMap))
+    many = sqrt(max(length, 1)) * size
+    return {"number": many, "channel": many, "stored": size if weighted else None}
