@@ -12,7 +12,7 @@ from decascade.formats.torch_layout import read_layout
 from decascade.formats.torch_names import Names, input_guess
 from decascade.formats.torch_ops import Context
 from decascade.formats.torch_pure import call_name
-from decascade.formats.torch_shapes import exported_tensor, fake_shapes
+from decascade.formats.torch_shapes import exported_tensor, fake_shape, unpack_outputs
 from decascade.formats.torch_table import read_call
 from decascade.formats.torch_values import Values, evaluator
 from decascade.ir.graph import Graph, Node, Shape, Tensor
@@ -53,7 +53,6 @@ class Reader:
     names: Names
     tensors: dict[Any, Tensor] = field(default_factory=dict[Any, Tensor])
     found: dict[Any, tuple[Op, tuple[Any, ...]]] = field(default_factory=dict[Any, tuple[Op, tuple[Any, ...]]])
-    _fake: Mapping[Any, Shape] | None = None
 
     def shape(self, node: Any) -> Shape | None:
         """The shape of a tensor, as far as it is known."""
@@ -64,13 +63,9 @@ class Reader:
         """What torch itself says of the result of a call that is not understood."""
         if self.traced.exported:
             return exported_tensor(node, self.traced.symbols)
-        if self._fake is None:
-            given = {name: self.tensors[node].shape for node, name in self._placeholders()}
-            self._fake = fake_shapes(self.traced.module, given, self.traced.inputs)
-        return self._fake.get(node), None
-
-    def _placeholders(self) -> list[tuple[Any, str]]:
-        return [(node, node.target) for node in self.traced.module.graph.nodes if node.op == "placeholder"]
+        if node.op == "call_module" and self.traced.pinned.get(node.target, "").startswith("it has"):
+            return None, None  # a hook is the user's code: not run to learn a shape
+        return fake_shape(node, self.tensors, self.values)
 
 
 def read_graph(traced: Traced) -> Reading:
@@ -88,6 +83,8 @@ def read_graph(traced: Traced) -> Reading:
     for node in module.graph.nodes:
         if node.op in ("call_module", "call_function", "call_method") and reader.values.kinds[node] == "tensor":
             _read_node(node, reader, context)
+    if unpack_outputs(reader.values, reader.tensors, traced.pinned):
+        return read_graph(traced)
     return _assemble(reader)
 
 

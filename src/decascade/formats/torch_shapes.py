@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, cast
 
 from decascade.errors import FormatError
-from decascade.formats.torch_common import InputSpec, dtype_name, load
+from decascade.formats.torch_common import dtype_name, load
 from decascade.formats.torch_modules import known_base
 from decascade.formats.torch_pure import call_name, is_end
-from decascade.ir.graph import Shape
+from decascade.formats.torch_values import Sizes, Values, evaluate
+from decascade.ir.graph import Shape, Tensor
 
 
 def exported_tensor(node: Any, symbols: Mapping[str, str]) -> tuple[Shape | None, str | None]:
@@ -34,50 +35,43 @@ def symbolic_shape(value: Any, symbols: Mapping[str, str]) -> Shape:
     return tuple(sizes)
 
 
-def fake_shapes(module: Any, given: Mapping[str, Shape | None], inputs: Sequence[InputSpec]) -> dict[Any, Shape]:
-    """The shape of every tensor of an fx graph for inputs whose sizes are known but for the batch.
-
-    Found by running the graph on fake tensors with two batch sizes: what changes with the batch is the batch.
-    Empty where a size of an input is not known, or torch cannot run the model that way.
-    """
-    shapes = [given[spec.name] for spec in inputs]
-    if any(shape is None or not all(isinstance(size, int) for size in shape[1:]) for shape in shapes):
-        return {}
-    try:
-        three, five = (_propagate(module, [shape for shape in shapes if shape is not None], inputs, n) for n in (3, 5))
-    except Exception:  # a model that cannot run on shapes alone: nothing is known then
-        return {}
-    found = dict[Any, Shape]()
-    for node, shape in three.items():
-        other = five.get(node, ())
-        if len(other) == len(shape):
-            pairs = zip(shape, other, strict=True)
-            found[node] = tuple(m if m == n else "N" if (m, n) == (3, 5) else "?" for m, n in pairs)
-    return found
-
-
-def _propagate(module: Any, shapes: Sequence[Shape], inputs: Sequence[InputSpec], batch: int) -> dict[Any, tuple[int, ...]]:
-    torch = load()
-    results = _results(module, shapes, inputs, batch)
-    return {n: tuple(int(size) for size in r.shape) for n, r in results.items() if isinstance(r, torch.Tensor)}
-
-
-def _results(module: Any, shapes: Sequence[Shape], inputs: Sequence[InputSpec], batch: int) -> dict[Any, Any]:
-    """What every node gives on fake inputs of these shapes, the batch replaced."""
-    torch = load()
-    mode: Any = import_module("torch._subclasses.fake_tensor").FakeTensorMode(allow_non_fake_inputs=True)
-    runner: Any = torch.fx.Interpreter(module, garbage_collect_values=False)
-    with mode, torch.no_grad():
-        given = zip(shapes, inputs, strict=True)
-        examples = [torch.empty([batch, *shape[1:]], dtype=getattr(torch, spec.dtype)) for shape, spec in given]
-        runner.run(*examples)
-    return cast(dict[Any, Any], runner.env)
-
-
 _SEVERAL = frozenset(
     ("chunk", "split", "split_with_sizes", "tensor_split", "unbind", "topk", "sort", "kthvalue", "mode", "median", "cummax")
 )
 """Functions whose result is several tensors."""
+
+
+def fake_results(node: Any, shapes: Mapping[Any, Tensor], values: Values, sizes: Sizes) -> Any:
+    """What one call gives on fake inputs of known shapes; None where torch cannot run it on shapes alone."""
+    torch = load()
+    mode: Any = import_module("torch._subclasses.fake_tensor").FakeTensorMode(allow_non_fake_inputs=True)
+    try:
+        with mode, torch.no_grad():
+            known = dict[Any, Any]()
+            for source in values.tensors(node):
+                tensor = shapes[source]
+                known[source] = torch.empty(sizes.concrete(tensor.shape), dtype=getattr(torch, tensor.dtype))
+            return evaluate(node, known, values.module)
+    except Exception:  # code that looks at values: nothing is known of its result
+        return None
+
+
+def fake_shape(node: Any, shapes: Mapping[Any, Tensor], values: Values) -> tuple[Shape | None, str | None]:
+    """Shape and element type of a call's result, found by running the call alone on shapes of two sets of numbers.
+
+    A size that stays is that number, one that follows a symbol is that symbol, any other is not known.
+    """
+    torch = load()
+    trials = [Sizes(3, 16), Sizes(4, 32)]
+    results = [fake_results(node, shapes, values, sizes) for sizes in trials]
+    if not all(isinstance(result, torch.Tensor) for result in results) or results[0].ndim != results[1].ndim:
+        return None, None
+    symbols = [{number: symbol for symbol, number in sizes.numbers.items()} for sizes in trials]
+    dims = list[int | str]()
+    for m, n in zip(results[0].shape, results[1].shape, strict=True):
+        symbol = symbols[0].get(int(m))
+        dims.append(int(m) if m == n else symbol if symbol is not None and symbol == symbols[1].get(int(n)) else "?")
+    return tuple(dims), dtype_name(results[0].dtype)
 
 
 def _may_be_several(module: Any, node: Any) -> bool:
@@ -89,32 +83,27 @@ def _may_be_several(module: Any, node: Any) -> bool:
     return own or (node.op in ("call_function", "call_method") and call_name(node) in _SEVERAL)
 
 
-def unpack_outputs(module: Any, shapes: Sequence[Shape | None], inputs: Sequence[InputSpec]) -> None:
+def unpack_outputs(values: Values, shapes: Mapping[Any, Tensor], pinned: Iterable[str]) -> bool:
     """A call whose result is several tensors and is returned as it is becomes the items that are returned.
 
-    Found by running the graph on shapes alone; where that cannot be done, the result of a call that is not torch's own is
-    taken for one tensor.
+    Found by running the call on shapes alone; where that cannot be done, the result of a call that is not torch's own is
+    taken for one tensor.  Returns whether the graph was changed.
 
     Raises:
         FormatError: the result of, say, torch.split is returned as it is, and the shapes are not known.
     """
     torch = load()
-    graph = module.graph
+    graph = values.module.graph
     output = next(node for node in graph.nodes if node.op == "output")
-    leaves = torch.utils._pytree.tree_leaves(output.args[0])
-    asked = [n for n in leaves if hasattr(n, "op") and _may_be_several(module, n)]
-    if not asked:
-        return
-    try:
-        known = [shape for shape in shapes if shape is not None and all(isinstance(size, int) for size in shape[1:])]
-        results = _results(module, known, inputs, 3)
-    except Exception:  # a model that cannot run on shapes alone: nothing is known then
-        several = [n for n in asked if n.op != "call_module" and call_name(n) in _SEVERAL]
-        if several:
-            told = f"forward returns what {call_name(several[0])} gives as it is"
-            raise FormatError(f"{told}: unpack it (a, b = …), or give an input shape") from None
-        return
-
+    leaves = [n for n in torch.utils._pytree.tree_leaves(output.args[0]) if n in shapes and n.op != "placeholder"]
+    asked = [n for n in leaves if n.target not in pinned and _may_be_several(values.module, n)]
+    results = {node: fake_results(node, shapes, values, Sizes(3, 16)) for node in asked}
+    for node, result in results.items():
+        if result is None and node.op != "call_module" and call_name(node) in _SEVERAL:
+            told = f"forward returns what {call_name(node)} gives as it is"
+            raise FormatError(f"{told}: unpack it (a, b = …), or give an input shape")
+    if not any(isinstance(result, (tuple, list, dict)) for result in results.values()):
+        return False
     get: Any = operator.getitem
 
     def items(node: Any, value: Any) -> Any:
@@ -132,4 +121,5 @@ def unpack_outputs(module: Any, shapes: Sequence[Shape | None], inputs: Sequence
     with graph.inserting_before(output):
         output.args = (torch.fx.node.map_arg(output.args[0], unpacked),)
     graph.eliminate_dead_code(is_impure_node=is_end)
-    module.recompile()
+    values.module.recompile()
+    return True

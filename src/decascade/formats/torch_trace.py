@@ -28,7 +28,6 @@ from decascade.formats.torch_common import (
 )
 from decascade.formats.torch_modules import known_base
 from decascade.formats.torch_pure import AliasedError, make_pure
-from decascade.formats.torch_shapes import unpack_outputs
 from decascade.ir.graph import Shape
 
 InputShapes = Sequence[Any] | Mapping[str, Sequence[Any]]
@@ -217,7 +216,6 @@ def _symbolic(model: Any, copy: Any, input_shape: InputShapes | None) -> Traced:
         traced.pinned[path] = reason
         traced.notes.append(f"{path} is left whole: {reason}")
     make_pure(module, model)
-    unpack_outputs(module, [spec.shape for spec in inputs], inputs)
     return traced
 
 

@@ -175,7 +175,7 @@ class Sizes:
     def __init__(self, first: int, others: int) -> None:
         self._first = first
         self._next = others
-        self._numbers: dict[str, int] = {}
+        self.numbers: dict[str, int] = {}
 
     def concrete(self, shape: Shape | None) -> tuple[int, ...]:
         """The shape with a number for every symbol, the same for the same symbol.
@@ -188,7 +188,7 @@ class Sizes:
         return tuple(size if isinstance(size, int) else self._number(size, axis == 0) for axis, size in enumerate(shape))
 
     def _number(self, symbol: str, batch: bool) -> int:
-        if symbol not in self._numbers:
-            self._numbers[symbol] = self._first if batch else self._next
+        if symbol not in self.numbers:
+            self.numbers[symbol] = self._first if batch else self._next
             self._next += 0 if batch else 1
-        return self._numbers[symbol]
+        return self.numbers[symbol]

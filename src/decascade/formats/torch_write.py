@@ -104,6 +104,10 @@ def _adopt(writer: _Writer, path: str, memo: dict[int, Any]) -> None:
             target.add_module(name, torch.nn.Module())
         target = target._modules[name]
     value = getattr(source, leaf)
+    for part in value.modules() if isinstance(value, torch.nn.Module) else ():
+        # what a hook computes from parameters (weight_norm of old) is no leaf, which deepcopy refuses
+        made = [t for t in part.__dict__.values() if isinstance(t, torch.Tensor) and not t.is_leaf]
+        memo.update({id(tensor): tensor.detach().clone() for tensor in made})
     try:
         copied = deepcopy(value, memo)
     except Exception as error:
