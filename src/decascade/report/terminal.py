@@ -92,6 +92,8 @@ def change(before: float, after: float | None) -> str:
         return "the same"
     if not before or not after:
         return ""
+    if 0.99 < after / before < 1.01:
+        return f"{abs(after / before - 1):.2%} {'less' if after < before else 'more'}"
     return f"{before / after:.3g} × less" if after < before else f"{after / before:.3g} × more"
 
 
@@ -114,9 +116,24 @@ def _cascades(rows: Iterable[CascadeFacts]) -> Table:
     table.add_column("layers", ratio=9, overflow="fold")
     table.add_column("what and why", ratio=10, overflow="fold")
     table.add_column("cost", ratio=6, overflow="fold")
-    for row in rows:
+    shown, folds = _without_folds(rows)
+    for row in shown:
         table.add_row(Text(chain(row.layers)), Text(_why(row)), Text(_cost(row.cost)))
+    if folds:
+        worst = max((r.error.max_rel for r in folds if r.error is not None), default=0.0)
+        more = f" and {len(folds) - 1} more like it" if len(folds) > 1 else ""
+        table.add_row(Text(chain(folds[0].layers) + more), Text(f"{folds[0].reason}; {folds[0].tier}; error {worst:.0e}"),
+                      Text("the same"))
     return table
+
+
+def _without_folds(rows: Iterable[CascadeFacts]) -> tuple[list[CascadeFacts], list[CascadeFacts]]:
+    """The rows one by one, and those that are one story many times: a normalisation folded into its convolution."""
+    shown, folds = list[CascadeFacts](), list[CascadeFacts]()
+    for row in rows:
+        fold = row.decision == "merged" and row.reason.startswith("scale and shift folded")
+        (folds if fold and row.cost.before == row.cost.after else shown).append(row)
+    return shown, folds
 
 
 def _why(row: CascadeFacts) -> str:
