@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv, ConvTranspose
-from decascade.bounds.forward import column, pool_count, taps
+from decascade.bounds.forward import column, convolve, pool_count, taps
 from decascade.errors import CannotInterpret
 from decascade.ir.ops import (
     Add, Affine, BiasMap, Concat, Dense, Flatten, GlobalPool, Identity, Op, Pad, Pool, Select, Slice, Upsample,
@@ -106,6 +106,8 @@ def _constant(values: NDArray[np.floating], a: F64) -> F64:
 
 def _conv(op: Conv, form: Form, size: Size) -> Form:
     a = form.coefficients
+    if op.groups == 1 and all(s == 1 for s in op.stride):
+        return _turned(op, form, size)
     count, rows = a.shape[1:-1], a.shape[-1]
     length = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(count, op.stride, op.kernel, op.dilation, strict=True)]
     starts = [w[0] * s - p[0] for w, s, p in zip(form.window, op.stride, op.padding, strict=True)]
@@ -117,6 +119,22 @@ def _conv(op: Conv, form: Form, size: Size) -> Form:
         part = factor * flat if flat.shape[1] == 1 else factor @ flat
         buffer[(slice(None), slice(None), *at)] += part.reshape(op.groups, -1, *count, rows)
     return clipped(buffer.reshape(op.in_channels, *length, rows), starts, size)
+
+
+def _turned(op: Conv, form: Form, size: Size) -> Form:
+    """With stride 1 the adjoint is a convolution with the kernel turned round and its channel axes swapped."""
+    window, pads = list[tuple[int, int]](), list[tuple[int, int]]()
+    for (o, e), n, k, d, (p, _) in zip(form.window, size, op.kernel, op.dilation, op.padding, strict=True):
+        reach = (k - 1) * d
+        first = min(max(o - p, 0), n)
+        last = max(min(e - 1 - p + reach + 1, n), first)
+        window.append((first, last))
+        pads.append((reach - (first - (o - p)), reach - ((e - p + reach) - last)))
+    if any(q == p for p, q in window):
+        return Form(np.zeros((op.in_channels, *(q - p for p, q in window), form.coefficients.shape[-1])), tuple(window))
+    weight = np.flip(op.weight.astype(np.float64), tuple(range(2, op.weight.ndim))).swapaxes(0, 1)
+    turned = Conv(np.ascontiguousarray(weight), None, 1, op.dilation, pads)
+    return Form(convolve(turned, form.coefficients).astype(np.float64), tuple(window))
 
 
 def _transpose(op: ConvTranspose, form: Form, size: Size) -> Form:

@@ -147,10 +147,7 @@ def convolve(op: Conv, x: Values, weight: Values | None = None, bias: bool = Tru
     size, count = op.output_size(x.shape[1:-1]), x.shape[-1]
     padded = fit(x, op.padding)
     if op.groups == 1:
-        columns = np.empty((op.in_channels, *op.kernel, *size, count), x.dtype)
-        for tap, window in taps(op.kernel, op.stride, op.dilation, size):
-            columns[(slice(None), *tap)] = padded[(slice(None), *window)]
-        out = w.reshape(w.shape[0], -1) @ columns.reshape(-1, prod(size) * count)
+        out = _blocked(op, padded, w, size)
     else:
         grouped = padded.reshape(op.groups, -1, *padded.shape[1:])
         split = w.reshape(op.groups, -1, w.shape[1], *op.kernel)
@@ -161,6 +158,29 @@ def convolve(op: Conv, x: Values, weight: Values | None = None, bias: bool = Tru
             out += factor * seen if seen.shape[1] == 1 else factor @ seen
     out = out.reshape(-1, *size, count)
     return out + column(op.bias64.astype(x.dtype), out.ndim) if bias and op.has_bias else out
+
+
+BLOCK = 2**18
+"""Entries of the column matrix that are made at a time: about what a second-level cache holds."""
+
+
+def _blocked(op: Conv, padded: Values, w: Values, size: Sequence[int]) -> Values:
+    """Σ w·x as matrix products over blocks of rows of the picture, so that the columns stay in the cache."""
+    count = padded.shape[-1]
+    flat, width = w.reshape(w.shape[0], -1), prod(size[1:]) * count
+    rows = size[0] if size else 1
+    step = max(1, BLOCK // max(flat.shape[1] * width, 1))
+    out = np.empty((w.shape[0], rows, width), padded.dtype)
+    for first in range(0, rows, step):
+        part = (min(step, rows - first), *size[1:]) if size else ()
+        columns = np.empty((op.in_channels, *op.kernel, *part, count), padded.dtype)
+        for tap, window in taps(op.kernel, op.stride, op.dilation, part):
+            if window:
+                start = first * op.stride[0]
+                window = (slice(window[0].start + start, window[0].stop + start, op.stride[0]), *window[1:])
+            columns[(slice(None), *tap)] = padded[(slice(None), *window)]
+        out[:, first : first + step] = (flat @ columns.reshape(flat.shape[1], -1)).reshape(w.shape[0], -1, width)
+    return out
 
 
 def dense(layer: Conv, x: Values, weight: Values | None = None, bias: bool = True) -> Values:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from decascade.bounds.backward import Tracer, neuron_bounds
 from decascade.bounds.box import Box
 from decascade.bounds.certificate import ActivationRecord, Certificate, Status
+from decascade.bounds.exact import lowest_reaches
 from decascade.bounds.geometry import Axes, Classes, part, smallest
 from decascade.bounds.interval import Bounds, propagate
 from decascade.bounds.regimes import regime_of, regimes
@@ -50,8 +51,11 @@ def prove(
         return Certificate(box.facts(), (), perf_counter() - start, {})
     work.patterns(data)
     work.linear()
-    work.ascend(by_neuron=False)
-    work.ascend(by_neuron=True)
+    work.ascend(range(3), by_neuron=False)
+    work.exact(work.left() * 0.6, by_neuron=False)
+    work.ascend(range(3), by_neuron=True)
+    work.exact(work.left() * 0.1, by_neuron=True)
+    work.ascend(range(3, 30), by_neuron=True)
     return work.certificate(box, start)
 
 
@@ -177,9 +181,9 @@ class _Work:
             found.append(order[starts[i] : stop])
         return found
 
-    def ascend(self, by_neuron: bool) -> None:
-        """Towards the regimes that were not seen; from the middle of the box, then from random points."""
-        for attempt in range(3):
+    def ascend(self, attempts: range, by_neuron: bool) -> None:
+        """Towards the regimes that were not seen; from the middle of the box, then from random points and corners."""
+        for attempt in attempts:
             for s in self.seen.values():
                 goals = self._goals(s, by_neuron)
                 for i in range(0, len(goals), BATCH):
@@ -187,12 +191,49 @@ class _Work:
                         return
                     block = goals[i : i + BATCH]
                     self.progress("looking for witnesses", 0.0)
-                    ascend(self.graph, s.tensor, block, self._start(len(block), attempt), self.limits, self.sightings.observe)
+                    start = self._start(len(block), attempt)
+                    ascend(self.graph, s.tensor, block, start, self.limits, self.sightings.watcher)
+
+    def exact(self, until: float, by_neuron: bool) -> None:
+        """Open neurons as mixed-integer programs, early layers first; what is proved tightens what follows."""
+        for s in self.seen.values():
+            goals, changed = self._goals(s, by_neuron), False
+            for goal in goals:
+                if self.left() < until or self.left() < 0.5:
+                    break
+                self.progress("solving programs of single neurons", 0.0)
+                changed |= self._exact(s, goal, min(10.0, self.left() - until))
+            if changed:
+                self.bounds = propagate(self.graph, self.box, self.known)
+
+    def _exact(self, s: Seen, goal: Goal, seconds: float) -> bool:
+        """Whether a goal is out of reach: the neuron stays on its side of the regimes that it was seen in."""
+        k = s.spots.index(goal.position)
+        known = np.flatnonzero(s.seen.reshape(*s.seen.shape[:2], -1)[:, goal.channel, k])
+        if not len(known):
+            return False
+        threshold = s.pieces[known.max()].hi if goal.direction > 0 else s.pieces[known.min()].lo
+        answer = lowest_reaches(
+            Tracer(self.graph, self.bounds), s.tensor, goal.channel, goal.position, threshold, -goal.direction, seconds)
+        if answer.inputs is not None:
+            middle = self.limits.at(lambda shape: np.full((*shape, 1), 0.5))
+            found = {n: np.where(np.isnan(x), middle[n][..., 0], x)[..., None] for n, x in answer.inputs.items()}
+            self.sightings.observe({**middle, **self.limits.keep(found)})
+        if answer.verdict != "proved":
+            return False
+        source = self.bounds[s.tensor]
+        lo, hi = source.lo.copy(), source.hi.copy()
+        at = (goal.channel, *np.ix_(*self._positions(s, k))) if s.weight.shape else (goal.channel,)
+        side = hi if goal.direction > 0 else lo
+        side[at] = np.minimum(hi[at], threshold) if goal.direction > 0 else np.maximum(lo[at], threshold)
+        self.known[s.tensor] = self.bounds[s.tensor] = Bounds(lo, hi, source.slack)
+        return True
 
     def _start(self, count: int, attempt: int) -> dict[str, NDArray[Any]]:
-        if attempt == 0:
-            return self.limits.at(lambda shape: np.full((*shape, count), 0.5))
-        if attempt == 1:
+        if attempt % 3 == 0:
+            share = 0.5 if attempt == 0 else float(self.rng.random())
+            return self.limits.at(lambda shape: np.full((*shape, count), share))
+        if attempt % 3 == 1:
             return self.limits.at(lambda shape: self.rng.random((*shape, count)))
         return self.limits.at(lambda shape: self.rng.integers(0, 2, (*shape, count)).astype(np.float64))
 
@@ -204,7 +245,7 @@ class _Work:
             heaviest = np.argsort(-s.weight.ravel(), kind="stable")
             pick = [(int(c), next(int(k) for k in heaviest if undecided[c, k])) for c in np.flatnonzero(undecided.any(axis=1))]
         else:
-            pick = [(int(c), int(k)) for c, k in np.argwhere(undecided)]
+            pick = [(int(c), int(k)) for k, c in np.argwhere(undecided.T)]
         goals = list[Goal]()
         for c, k in pick:
             known = np.flatnonzero(seen[:, c, k])
@@ -226,10 +267,8 @@ class _Work:
         same = (flat == flat[:, :1]).all(axis=1) & (flat[:, 0] >= 0)
         regime = np.where(same, flat[:, 0], -1).astype(np.int8)
         channels = s.unstable_channels
-        status = tuple(
-            Status.PROVEN if same[c] else Status.WITNESSED if channels[c] else Status.MIXED if (flat[c] >= 0).all() else Status.OPEN
-            for c in range(len(flat))
-        )
+        rest = np.where((flat >= 0).all(axis=1), Status.MIXED, Status.OPEN)
+        status = tuple(Status(v) for v in np.where(same, Status.PROVEN, np.where(channels, Status.WITNESSED, rest)).tolist())
         counts = {
             Status.PROVEN: int(((proven >= 0) * s.weight).sum()),
             Status.WITNESSED: int((((proven < 0) & unstable) * s.weight).sum()),
@@ -238,8 +277,9 @@ class _Work:
         source = self.bounds[s.tensor]
         lo, hi = source.lo.reshape(len(flat), -1).min(axis=1), source.hi.reshape(len(flat), -1).max(axis=1)
         ends = [min(lo[c] - s.pieces[r].lo, s.pieces[r].hi - hi[c]) for c, r in enumerate(regime) if r >= 0]
+        kind = s.node.op.kind if isinstance(s.node.op, Activation) else ""
         return ActivationRecord(
-            s.node.name, s.node.origin, s.node.op.kind if isinstance(s.node.op, Activation) else "", tuple(p.name for p in s.pieces),
+            s.node.name, s.node.origin, kind, tuple(p.name for p in s.pieces),
             lo, hi, regime, status, {str(k): v for k, v in counts.items() if v}, float(min(ends)) if ends else None, witnesses,
         )
 

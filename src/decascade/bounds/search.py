@@ -18,6 +18,7 @@ from decascade.ir.ops import Activation, GlobalPool, Pool
 
 F64 = NDArray[np.float64]
 Inputs = dict[str, Values]
+Watch = Callable[[str, Values], None]
 BATCH = 32
 
 
@@ -93,15 +94,16 @@ def patterns(limits: Limits, rng: np.random.Generator) -> Iterator[Inputs]:
             yield limits.at(make)
 
 
-def gradient(graph: Graph, inputs: Inputs, name: str, seed: Form) -> dict[str, Form]:
+def gradient(graph: Graph, inputs: Inputs, name: str, seed: Form, watch: Watch) -> dict[str, Form]:
     """Per sample the gradient of one row of a form on a tensor with respect to the inputs.
 
-    `inputs` (C, *S, N); the seed's last axis is the sample axis.
+    `inputs` (C, *S, N); the seed's last axis is the sample axis.  `watch` is shown every tensor on the way.
     """
     needed = {n.inputs[0] for n in graph.nodes if not is_linear(n.op)}
     shapes, values = dict[str, tuple[int, ...]](), dict[str, Values]()
 
     def see(tensor: str, x: Values) -> None:
+        watch(tensor, x)
         shapes[tensor] = x.shape[:-1]
         if tensor in needed:
             values[tensor] = x
@@ -174,9 +176,10 @@ STEPS = (1.0, 1.0, 0.5, 0.25, 0.1)
 
 
 def ascend(
-    graph: Graph, tensor: str, goals: Sequence[Goal], start: Inputs, limits: Limits, show: Callable[[Inputs], None]
-) -> None:
-    """Push one neuron per sample along the signs of its gradient, from `start`; every point on the way is shown."""
+    graph: Graph, tensor: str, goals: Sequence[Goal], start: Inputs, limits: Limits, watcher: Callable[[Inputs], Watch]
+) -> Inputs:
+    """Push one neuron per sample along the signs of its gradient, from `start`; every point on the way is watched, up to
+    the tensor.  The last point."""
     ahead = part(graph, [tensor])
     shape = tuple(int(n) for n in (graph.shape(tensor) or ())[1:])
     window = tuple((min(p), max(p) + 1) for p in zip(*(g.position for g in goals), strict=True))
@@ -186,12 +189,13 @@ def ascend(
     x = {k: v for k, v in start.items() if k in ahead.inputs}
     rest = {k: v for k, v in start.items() if k not in ahead.inputs}
     for share in STEPS:
-        for name, form in gradient(ahead, x, tensor, Form(seed, window)).items():
+        for name, form in gradient(ahead, x, tensor, Form(seed, window), watcher({**rest, **x})).items():
             reach = share * (limits.hi[name] - limits.lo[name])[form.where]
             moved = x[name].copy()
             moved[form.where] += (reach * np.sign(form.coefficients)).astype(np.float32)
-            x[name] = np.clip(moved, limits.lo[name], limits.hi[name])
-        show({**rest, **x})
+            x = {**x, name: np.clip(moved, limits.lo[name], limits.hi[name])}
+    run(ahead, x, watcher({**rest, **x}), stop_after=tensor)
+    return {**rest, **x}
 
 
 __all__ = ["BATCH", "Goal", "Limits", "ascend", "gradient", "patterns"]

@@ -6,9 +6,9 @@ The inputs that stand for a channel are kept and, at the end, run again in both 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import product
 from math import inf
 
@@ -23,6 +23,7 @@ from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Activation
 
 Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 
 
 @dataclass(eq=False)
@@ -53,7 +54,7 @@ class Seen:
         """Channels × classes that were seen in two regimes or in a curved one."""
         curved = [i for i, p in enumerate(self.pieces) if not p.linear]
         found = self.seen.sum(axis=0) > 1
-        return found | self.seen[curved].any(axis=0)
+        return np.asarray(found | self.seen[curved].any(axis=0))
 
     @property
     def unstable_channels(self) -> Bools:
@@ -63,10 +64,10 @@ class Seen:
         """Entries of x beyond the margin inside regime i; any over the last axis."""
         piece, m = self.pieces[i], self.margin
         if piece.lo == -inf:
-            return x.min(axis=-1) < piece.hi - m
+            return np.asarray(x.min(axis=-1) < piece.hi - m)
         if piece.hi == inf:
-            return x.max(axis=-1) > piece.lo + m
-        return ((x > piece.lo + m) & (x < piece.hi - m)).any(axis=-1)
+            return np.asarray(x.max(axis=-1) > piece.lo + m)
+        return np.asarray(((x > piece.lo + m) & (x < piece.hi - m)).any(axis=-1))
 
     def by_class(self, flags: Bools) -> Bools:
         """(C, *S) → (C, *classes): whether any position of the class."""
@@ -87,19 +88,27 @@ class Sightings:
     def observe(self, inputs: Mapping[str, Values]) -> None:
         """Run a batch in float32 and note what it shows."""
         batch = {k: v.astype(np.float32) for k, v in inputs.items()}
-        by_tensor: dict[str, list[Seen]] = {}
-        for s in self.seen.values():
-            by_tensor.setdefault(s.tensor, []).append(s)
+        run(self.graph, batch, self.watcher(batch))
+
+    def watcher(self, batch: Mapping[str, Values]) -> Callable[[str, Values], None]:
+        """Notes what a run of this float32 batch shows, tensor by tensor."""
         if not self.runs:
             self._calibrate(batch)
         self.runs += next(iter(batch.values())).shape[-1]
-        ids: dict[int, int] = {}
+        ids = dict[int, int]()
 
         def see(name: str, x: Values) -> None:
-            for s in by_tensor.get(name, ()):
+            for s in self.by_tensor.get(name, ()):
                 self._note(s, x, batch, ids)
 
-        run(self.graph, batch, see)
+        return see
+
+    @cached_property
+    def by_tensor(self) -> dict[str, list[Seen]]:
+        found = dict[str, list[Seen]]()
+        for s in self.seen.values():
+            found.setdefault(s.tensor, []).append(s)
+        return found
 
     def _calibrate(self, batch: Mapping[str, Values]) -> None:
         single: dict[str, Values] = {}
@@ -165,12 +174,12 @@ class Sightings:
 def _check(s: Seen, samples: range, single: Values, double: Values, found: dict[tuple[int, int], float]) -> None:
     """Values of the samples that stand for regimes, in both precisions; a sighting that does not hold is undone."""
     here = (s.sample >= samples.start) & (s.sample < samples.stop)
-    for i, c in np.argwhere(here):
+    for i, c in np.argwhere(here).tolist():
         at = (c, *s.position[i, c], s.sample[i, c] - samples.start)
         a, b = float(single[at]), float(double[at])
         piece = s.pieces[i]
         if min(b - piece.lo, piece.hi - b) > 2 * abs(a - b):
-            found[int(i), int(c)] = b
+            found[i, c] = b
         else:
             s.seen[i, c] = False
 
@@ -190,7 +199,8 @@ def seen_of(node: Node, channels: int, axes: Axes, own: Axes) -> Seen:
     """Nothing seen yet; `axes` are the position classes where it is analysed, `own` those of the user's picture."""
     assert isinstance(node.op, Activation)
     pieces = regimes(node.op, channels)
-    order, starts, counts, firsts = [], [], [], []
+    order, starts, counts = list[Ints](), list[Ints](), list[Ints]()
+    firsts = list[list[int]]()
     for axis, full in zip(axes, own, strict=True):
         sort = np.argsort(axis, kind="stable")
         kinds, first = np.unique(axis[sort], return_index=True)
@@ -198,7 +208,7 @@ def seen_of(node: Node, channels: int, axes: Axes, own: Axes) -> Seen:
         starts.append(first)
         counts.append(np.array([int((full == k).sum()) for k in kinds], np.int64))
         firsts.append([int(at[len(at) // 2]) for at in (np.flatnonzero(axis == k) for k in kinds)])
-    weight = reduce(np.multiply.outer, counts, np.ones((), np.int64))
+    weight = np.asarray(reduce(np.multiply.outer, counts, np.ones((), np.int64)))
     shape = (len(pieces), channels)
     return Seen(
         node, pieces, tuple(order), tuple(starts), weight, tuple(product(*firsts)), np.zeros((*shape, *weight.shape), np.bool_),
