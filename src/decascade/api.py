@@ -34,7 +34,7 @@ PACKAGES = {"onnx": ("onnx", "onnx-ir", "onnxruntime"), "keras": ("keras", "tens
 """Whose versions a report names."""
 KERNELS = (Conv, ConvTranspose, Dense)
 """What a report counts as a layer."""
-LARGE = 1e9
+LARGE = 1e8
 """Multiply-accumulates from which on a replacement is checked on one sample instead of four."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.checking.rounding import LAMBDA, Rounded, run_rounded, terms, unit_of
+from decascade.checking.rounding import LAMBDA, Rounded, largest, run_rounded, terms, unit_of
 from decascade.checking.samples import Batch
 from decascade.errors import CannotInterpret, UsageError, VerificationError
 from decascade.formats.base import Document, Format
@@ -213,20 +213,19 @@ def compare(
     """Both models on the same batches (arrays in the graph's layout, by the input names of `a`).
 
     In the framework the two may differ by what rounding every operation of either can do to the outputs, in float64 by
-    what rounding their weights can (`rounding.run_rounded`).  Without a float64 run the allowance is measured in the
-    framework: the effect of errors of the inputs as large as those of all operations together.
+    what rounding their weights can (`rounding.run_rounded`); see `_Allowance` for batches that are not run in float64.
 
     Raises:
         UsageError: inputs or outputs that do not correspond; or neither the framework nor NumPy can run both.
     """
     inputs, outputs = paired(a, b)
-    tallies = _Tallies()
+    tallies, first, second = _Tallies(), _Allowance(a), _Allowance(b)
     for done, batch in enumerate(plan.batches):
         other = {inputs[name]: array for name, array in batch.items()}
         fa, fb = (a.framework(batch), _second(b, other)) if plan.framework else (None, None)
         oa, ob = (a.oracle(batch, rng), b.oracle(other, rng)) if done < plan.oracle else (None, None)
         tallies.add(fa, _renamed(fb, outputs), oa and oa.outputs, ob and _renamed(ob.outputs, outputs))
-        mine, theirs = _rounding(a, batch, oa, fa, rng), _rounding(b, other, ob, fb, rng)
+        mine, theirs = first.allowance(batch, oa, fa, rng), second.allowance(other, ob, fb, rng)
         widen(tallies.allowed, mine, _renamed(theirs, outputs))
         if oa is not None and ob is not None:
             widen(tallies.stored, oa.stored, _renamed(ob.stored, outputs))
@@ -248,28 +247,36 @@ def _renamed(found: Any, outputs: Mapping[str, str]) -> Any:
     return {mine: found[other] for mine, other in outputs.items()} if found else found
 
 
-def _rounding(
-    subject: Subject, batch: Batch, oracle: Rounded | None, framework: Outputs | None, rng: np.random.Generator
-) -> dict[str, float]:
-    """How far rounding can move each output of one model on one batch."""
-    if oracle is not None:
-        return oracle.computed
-    return _rounding_by_framework(subject, batch, framework, rng) if framework is not None else {}
+@dataclass
+class _Allowance:
+    """How far rounding can move each output of a model, batch by batch.
 
+    Batches that are run in float64 tell.  On others the effect of small errors of the inputs is measured in the framework,
+    and scaled by how the two compared on the first batch; without any float64 run these errors are λ·√(Σn)·u, as large as
+    those of all operations together.
+    """
 
-def _rounding_by_framework(subject: Subject, batch: Batch, clean: Outputs, rng: np.random.Generator) -> dict[str, float]:
-    """The same without a float64 run: relative errors of the inputs as large as those of all operations together."""
-    graph = subject.graph
-    size = sum(sqrt(terms(node.op, prod(graph.spatial(node.inputs[0]) or (1,)))) for node in graph.nodes if node.inputs)
-    allowed = dict.fromkeys(clean, 0.0)
-    for _ in range(2):
-        moved = {
-            name: (x * (1 + LAMBDA * unit_of(graph, name) * size * rng.choice((-1, 1), x.shape))).astype(x.dtype)
+    subject: Subject
+    scale: dict[str, float] = field(default_factory=dict[str, float])
+
+    def allowance(
+        self, batch: Batch, oracle: Rounded | None, framework: Outputs | None, rng: np.random.Generator
+    ) -> dict[str, float]:
+        if framework is None or (oracle is not None and self.scale):
+            return oracle.computed if oracle is not None else {}
+        moved = self._moved(batch, framework, rng)
+        if oracle is not None:
+            self.scale = {name: min(1.0, oracle.computed[name] / effect) if effect else 1.0 for name, effect in moved.items()}
+            return oracle.computed
+        least = {name: LAMBDA * unit_of(self.subject.graph, name) * largest(value) for name, value in framework.items()}
+        return {name: max(effect * self.scale.get(name, 1.0), least[name]) for name, effect in moved.items()}
+
+    def _moved(self, batch: Batch, clean: Outputs, rng: np.random.Generator) -> dict[str, float]:
+        """Twice the effect on each output of inputs that are off by what all operations together are."""
+        graph = self.subject.graph
+        total = sum(terms(node.op, prod(graph.spatial(node.inputs[0]) or (1,))) for node in graph.nodes if node.inputs)
+        off = {
+            name: (x * (1 + LAMBDA * sqrt(total) * unit_of(graph, name) * rng.choice((-1, 1), x.shape))).astype(x.dtype)
             for name, x in batch.items()
         }
-        for name, off in subject.framework(moved).items():
-            value = clean[name]
-            gap, finite = distance(value, off), np.abs(value[np.isfinite(value)])
-            least = LAMBDA * unit_of(graph, name) * float(finite.max(initial=0))
-            allowed[name] = max(allowed[name], 2 * float(gap[np.isfinite(gap)].max(initial=0.0)), least)
-    return allowed
+        return {name: 2 * largest(distance(clean[name], value)) for name, value in self.subject.framework(off).items()}

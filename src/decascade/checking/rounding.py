@@ -160,13 +160,14 @@ def run_rounded(graph: Graph, inputs: Mapping[str, NDArray[Any]], rng: np.random
     computed, stored = dict[str, float](), dict[str, float]()
     for name in graph.outputs:
         clean, *others = values[name]
-        effects = [2 * _largest(other - clean) if clean.dtype.kind == "f" else 0.0 for other in others]
+        effects = [2 * largest(other - clean) if clean.dtype.kind == "f" else 0.0 for other in others]
         stored[name] = max(e for e, draw in zip(effects, DRAWS, strict=True) if draw == "stored")
-        computed[name] = max(*effects, LAMBDA * unit_of(graph, name) * _largest(clean))
+        computed[name] = max(*effects, LAMBDA * unit_of(graph, name) * largest(clean))
     return Rounded({name: values[name][0] for name in graph.outputs}, computed, stored)
 
 
-def _largest(values: NDArray[Any]) -> float:
+def largest(values: NDArray[Any]) -> float:
+    """The largest absolute value that is finite."""
     return float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
 
 
