@@ -137,6 +137,11 @@ def graph_shape(shape: Sequence[Dim], layout: Layout) -> Shape:
     return (shape[0], shape[-1], *shape[1:-1]) if layout == "channels_last" and len(shape) > 2 else shape
 
 
+def copies_the_edge(pads: Sequence[tuple[int, int]]) -> bool:
+    """Whether a 'same' average reads copies of the edge: under the torch backend Keras pads so where the sides differ."""
+    return keras().backend.backend() == "torch" and any(lo != hi for lo, hi in pads)
+
+
 def same_pads(size: int | None, kernel: int, stride: int, dilation: int) -> tuple[int, int] | None:
     """TensorFlow's SAME: outputs ceil(n / s), the odd pixel at the end.  None where that needs a size not known."""
     reach = (kernel - 1) * dilation + 1

@@ -98,8 +98,7 @@ class Emitter:
             case Slice():
                 return moves.cut(self, node.op, x)
             case Upsample():
-                size = node.op.factor[0] if len(node.op.factor) == 1 else node.op.factor
-                return self.put(f"UpSampling{len(x.shape) - 2}D", x, size=size, ordered=len(x.shape) > 3)
+                return moves.repeat(self, node.op.factor, x)
             case _:
                 raise GraphError(f"{node.name}: a new {type(node.op).__name__} cannot be written in Keras")
 

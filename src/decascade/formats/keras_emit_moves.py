@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from decascade.algebra.conv import Conv, crop_or_pad
 from decascade.errors import GraphError
 from decascade.formats import keras_emit_conv as conv
-from decascade.formats.keras_base import to_native
+from decascade.formats.keras_base import copies_the_edge, to_native
 from decascade.ir.ops import Flatten, Pad, Pool, Slice
 
 if TYPE_CHECKING:
@@ -124,16 +125,33 @@ def cut(to: Emitter, op: Slice, x: Any) -> Any:
     return to.zeros(x, pads, "")
 
 
+def repeat(to: Emitter, factor: tuple[int, ...], x: Any) -> Any:
+    """Every sample several times along each axis."""
+    if len(factor) > 1:
+        return to.put(f"UpSampling{len(factor)}D", x, size=factor, ordered=True)
+    times = prod(factor)
+    if to.layout == "channels_last":
+        return to.put("UpSampling1D", x, size=times)
+    return _as_width(to, x, "", lambda y: to.put("UpSampling2D", y, name="repeat", size=(1, times), ordered=True))
+
+
 def along_one_axis(to: Emitter, x: Any, crop: tuple[int, int], frame: tuple[int, int], name: str) -> Any:
-    """1-D cropping and padding of a channels-first map, as the width of a 2-D one of height 1."""
+    """1-D cropping and padding of a channels-first map."""
+
+    def sides(y: Any) -> Any:
+        if any(crop):
+            y = to.put("Cropping2D", y, name="crop", cropping=((0, 0), crop), ordered=True)
+        return to.put("ZeroPadding2D", y, name="zeros", padding=((0, 0), frame), ordered=True) if any(frame) else y
+
+    return _as_width(to, x, name, sides)
+
+
+def _as_width(to: Emitter, x: Any, name: str, change: Callable[[Any], Any]) -> Any:
+    """A 1-D channels-first map as the width of a 2-D one of height 1: some 1-D layers know channels-last alone."""
     channels, length = to.channels(x), x.shape[2]
-    x = to.put("Reshape", x, name="view", target_shape=(channels, 1, -1 if length is None else length))
-    for kind, option, sides in (("Cropping2D", "cropping", crop), ("ZeroPadding2D", "padding", frame)):
-        if any(sides):
-            options: dict[str, Any] = {option: ((0, 0), sides)}
-            x = to.put(kind, x, name=option, ordered=True, **options)
-    length = None if length is None else length - sum(crop) + sum(frame)
-    return to.put("Reshape", x, name=name, target_shape=(channels, -1 if length is None else length))
+    y = change(to.put("Reshape", x, name="view", target_shape=(channels, 1, -1 if length is None else length)))
+    length = y.shape[3]
+    return to.put("Reshape", y, name=name, target_shape=(channels, -1 if length is None else length))
 
 
 def pool(to: Emitter, op: Pool, x: Any) -> Any:
@@ -147,7 +165,8 @@ def pool(to: Emitter, op: Pool, x: Any) -> Any:
     options: dict[str, Any] = {"pool_size": op.kernel, "strides": op.stride, "ordered": True}
     if rank == 1:
         options |= {"pool_size": op.kernel[0], "strides": op.stride[0]}
-    if padding == "valid" or (padding == "same" and (op.kind == "max" or not op.count_padding)):
+    fits = op.kind == "max" or not (op.count_padding or copies_the_edge(pads))
+    if padding == "valid" or (padding == "same" and fits):
         return to.put(f"{kind}Pooling{rank}D", x, padding=padding, **options)
     if op.kind == "max":
         least = _LEAST.get(str(x.dtype), float(np.finfo(np.float32).min))

@@ -143,7 +143,7 @@ def _opens(operation: Any, record: Any) -> bool:
     ends = [id(t) for t in (*body(operation).inputs, *body(operation).outputs)]
     if len(ends) > len(set(ends)):
         return False
-    flat = keras().tree.flatten((record.arguments.args, record.arguments.kwargs))
+    flat = [v for v in keras().tree.flatten((record.arguments.args, record.arguments.kwargs)) if v is not None]
     return len(flat) == len(record.input_tensors) == len(body(operation).inputs)
 
 

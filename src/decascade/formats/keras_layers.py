@@ -19,6 +19,7 @@ from decascade.formats.keras_base import (
     applied,
     channel_axis,
     class_of,
+    copies_the_edge,
     graph_axis,
     keras,
     same_pads,
@@ -238,8 +239,12 @@ def _pool(use: Use) -> Chain | str:
     layer, kind = use.layer, "avg" if "Average" in type(use.layer).__name__ else "max"
     kernel, stride = tuple(layer.pool_size), tuple(layer.strides)
     pads = _pads(use, kernel, stride, (1,) * len(kernel))
+    if isinstance(pads, str):
+        return pads
+    if kind == "avg" and copies_the_edge(pads):
+        return "under the torch backend Keras pads this average with copies of the edge"
     # Keras leaves the padding out of an average
-    return pads if isinstance(pads, str) else [Step(Pool(kind, kernel, stride, pads, (1,) * len(kernel)))]
+    return [Step(Pool(kind, kernel, stride, pads, (1,) * len(kernel)))]
 
 
 def _global_pool(use: Use) -> Chain | str:

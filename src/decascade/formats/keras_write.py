@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,16 +76,23 @@ class _Builder:
         level.names |= {i.call.operation.name for i in items if isinstance(i, Kept)}
         level.names |= {i.model.name for i in items if isinstance(i, Scope)}
         taken = set[str]()
-        for item in items:
-            if isinstance(item, Made):
-                self._make(item, level, scope)
-            else:
-                self._replay(item, level, taken)
+        with self._named(scope):
+            for item in items:
+                if isinstance(item, Made):
+                    self._make(item, level, scope)
+                else:
+                    self._replay(item, level, taken)
         model = self._close(scope, level, inputs)
         if unchanged:
             self.models[id(scope.model)] = model
         self.pairs.append((model, scope.model))
         return model
+
+    def _named(self, scope: Scope) -> AbstractContextManager[Any]:
+        """Layers of two nested models may have one name; in HDF5 the names of their weights must still differ."""
+        k = keras()
+        nested = scope.parent is not None or isinstance(scope.model, k.Sequential)
+        return k.name_scope(scope.model.name) if nested else nullcontext()
 
     def _replay(self, item: Kept | Scope, level: Level, taken: set[str]) -> None:
         """Makes a call of the user's again, with the new tensors in the places of the old."""
@@ -145,9 +153,10 @@ class _Builder:
         dtype = self.graph.tensors[tensor].dtype
         calls = list(self.read.whole.calls())
         for call in (*(c for c in calls if tensor in c.outputs), *calls):
-            policy = getattr(call.operation, "dtype_policy", None)
-            if policy is not None and policy.compute_dtype == dtype and getattr(policy, "quantization_mode", None) is None:
-                return policy
+            policy: Any = getattr(call.operation, "dtype_policy", None)
+            # the name of a policy, which every layer can store, unlike the policy; quantized ones and maps have no plain name
+            if class_of(policy).__name__ in ("DTypePolicy", "FloatDTypePolicy") and policy.compute_dtype == dtype:
+                return policy.name
         return dtype if dtype.startswith(("float", "bfloat")) else None
 
     def _close(self, scope: Scope, level: Level, inputs: Sequence[Any]) -> Any:
@@ -175,7 +184,7 @@ class _Builder:
             if isinstance(old, k.Model) and not old.trainable:
                 new.trainable = False
         for new, old in self.pairs:
-            if isinstance(old, k.layers.Layer) and not isinstance(new, k.Model):
+            if isinstance(old, k.layers.Layer) and id(old) in self.copies:
                 if new.trainable != old.trainable:
                     new.trainable = old.trainable
                 _copy_weights(new, old)
