@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from typing import Any
 
 from decascade.errors import FormatError
@@ -41,7 +42,8 @@ def export_module(module: Any, shapes: Sequence[Shape], dtypes: Sequence[Any] | 
     torch = load()
     examples = tuple(example_input(module, shape, None if dtypes is None else dtypes[i]) for i, shape in enumerate(shapes))
     free = tuple({0: torch.export.Dim.AUTO} if isinstance(shape[0], str) else {} for shape in shapes)
-    with quiet(), torch.no_grad():
+    # a failing export prints its half-made graph
+    with quiet(), redirect_stderr(StringIO()), torch.no_grad():
         return torch.export.export(module, examples, dynamic_shapes=free, strict=False)
 
 

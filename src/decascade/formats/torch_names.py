@@ -89,9 +89,9 @@ def _weight_owner(node: Any, values: Values) -> str:
     return ""
 
 
-def input_guess(placeholder: Any, spec: InputSpec, traced: Traced) -> Shape | None:
+def input_guess(placeholder: Any, spec: InputSpec, traced: Traced, values: Values) -> Shape | None:
     """The shape of an input: what is known of it, or what the first layers that read it say."""
-    first = next(_first_layers(placeholder, traced), None)
+    first = next(_first_layers(placeholder, values), None)
     suffix = "" if spec is traced.inputs[0] else f"_{spec.name}"
     if spec.shape is not None:
         shape = spec.shape
@@ -108,9 +108,16 @@ def input_guess(placeholder: Any, spec: InputSpec, traced: Traced) -> Shape | No
 _SAME_RANK = words("relu relu6 hardtanh identity batch_norm pad sigmoid tanh leaky_relu prelu clone contiguous")
 
 
-def _first_layers(node: Any, traced: Traced) -> Iterator[Shape]:
+def asked_of(node: Any, values: Values) -> Shape | None:
+    """What the convolutions that read a tensor say of its shape: rank and channels."""
+    for shape in _first_layers(node, values):
+        if len(shape) > 2:
+            return ("?", shape[1], *("?",) * (len(shape) - 2))
+    return None
+
+
+def _first_layers(node: Any, values: Values) -> Iterator[Shape]:
     """Shapes that the first layers downstream ask for."""
-    values = Values(traced.module)
     stack, seen = [node], {node}
     while stack:
         for user in stack.pop(0).users:

@@ -9,7 +9,7 @@ from typing import Any
 from decascade.errors import FormatError, GraphError
 from decascade.formats.torch_common import WAY_ROUND, Traced, load
 from decascade.formats.torch_layout import read_layout
-from decascade.formats.torch_names import Names, input_guess
+from decascade.formats.torch_names import Names, asked_of, input_guess
 from decascade.formats.torch_ops import Context
 from decascade.formats.torch_pure import call_name
 from decascade.formats.torch_shapes import exported_tensor, fake_shape, unpack_outputs
@@ -77,7 +77,7 @@ def read_graph(traced: Traced) -> Reading:
     module = traced.module
     reader = Reader(traced, Values(module), Names(module, traced.original))
     for node, spec in zip((n for n in module.graph.nodes if n.op == "placeholder"), traced.inputs, strict=True):
-        shape = input_guess(node, spec, traced)
+        shape = input_guess(node, spec, traced, reader.values)
         reader.tensors[node] = Tensor(reader.names.tensor(node), shape, spec.dtype)
     context = Context(reader.values, reader.shape)
     for node in module.graph.nodes:
@@ -105,6 +105,7 @@ def _read_node(node: Any, reader: Reader, context: Context) -> None:
             reader.tensors[node] = Tensor(reader.names.tensor(node), shape, dtype)
     if reading is None:
         shape, own = reader.foreign_shape(node)
+        shape = shape or asked_of(node, reader.values)
         reader.tensors[node] = Tensor(reader.names.tensor(node), shape, own or dtype)
 
 
