@@ -11,7 +11,6 @@ from decascade.algebra.border import Border, find_border
 from decascade.algebra.constant import bias_map
 from decascade.algebra.conv import Conv
 from decascade.algebra.program import Program, Scale, chain
-from decascade.errors import AlgebraError
 from decascade.ir.graph import Graph
 from decascade.ir.interpret import run
 from decascade.regions.lower import lower
@@ -67,11 +66,7 @@ def lowered(graph: Graph) -> Program:
 @given(cascades(Options(size=(4, 9), size_3d=(3, 5))))
 def test_regions_with_skips_pools_and_flattens_are_exact_at_every_position_of_every_class(graph):
     program = lowered(graph)
-    try:
-        border = find_border(program)
-    except AlgebraError as error:
-        assert "strides" in str(error)
-        return
+    border = find_border(program)
     inputs = random_input(graph, np.random.default_rng(0))
     x, y = inputs["x"].astype(np.float64), run(graph, inputs)["y"]
     # a kernel also reads where the maps have ended: inputs as large as the largest everywhere bound that too

@@ -11,7 +11,7 @@ from decascade.algebra.affine import identity
 from decascade.algebra.compose import compose, most_groups, regroup, response_to_constant, with_groups
 from decascade.algebra.conv import Conv
 from decascade.errors import AlgebraError
-from drawn import chains, convs, in_sequence, normal, rounding
+from drawn import chains, convs, normal, rounding
 
 
 def interior(second: Conv, middle: tuple[int, ...]) -> tuple[slice, ...]:

@@ -34,7 +34,8 @@ def compose(second: Layer, first: Layer) -> Layer:
     A ConvTranspose and a stride-1 Conv, in either order, give a ConvTranspose; with a strided Conv there is none.
 
     Raises:
-        AlgebraError: channels or ranks that do not fit, or a strided Conv beside a ConvTranspose.
+        AlgebraError: channels or ranks that do not fit, a strided Conv beside a ConvTranspose, or a bias that a strided
+            ConvTranspose spreads unevenly.
     """
     if second.in_channels != first.out_channels or second.rank != first.rank:
         raise AlgebraError(
@@ -65,7 +66,7 @@ def _compose_transpose(second: ConvTranspose, first: ConvTranspose) -> ConvTrans
     joined = _compose_conv(_adjoint(first), _adjoint(second))
     bias = None
     if first.bias is not None or second.bias is not None:
-        bias = second.bias64 + _mean_response(second, first.bias64)
+        bias = second.bias64 + _even_response(second, first.bias64)
     return ConvTranspose(joined.weight, bias, joined.stride, joined.dilation, joined.padding, joined.groups)
 
 
@@ -96,21 +97,21 @@ def response_to_constant(layer: Conv, values: Array) -> Float64:
     return (blocks @ values.astype(np.float64).reshape(layer.groups, -1, 1)).reshape(-1)
 
 
-def phase_responses(layer: ConvTranspose, values: Array) -> Float64:
-    """What a ConvTranspose answers, far from the border, to a constant per channel: (phases, O), one row per phase
-    of the stride."""
-    flipped = layer.weight.astype(np.float64).reshape(layer.groups, -1, *layer.weight.shape[1:])
-    weighted = flipped * values.astype(np.float64).reshape(layer.groups, -1, 1, *(1,) * layer.rank)
-    answer = weighted.sum(axis=1).reshape(layer.out_channels, *layer.kernel)
+def _even_response(layer: ConvTranspose, values: Array) -> Float64:
+    """What a ConvTranspose answers, far from the border, to a constant per channel: (O,), one answer for all phases of
+    its stride."""
+    blocks = layer.weight.astype(np.float64).reshape(layer.groups, -1, *layer.weight.shape[1:])
+    terms = blocks * values.astype(np.float64).reshape(layer.groups, -1, 1, *(1,) * layer.rank)
+    answer = terms.sum(axis=1).reshape(layer.out_channels, *layer.kernel)
     phases = np.zeros((layer.out_channels, *layer.stride))
     for tap in product(*map(range, layer.kernel)):
         phase = tuple(t * d % s for t, d, s in zip(tap, layer.dilation, layer.stride, strict=True))
         phases[(slice(None), *phase)] += answer[(slice(None), *tap)]
-    return phases.reshape(layer.out_channels, -1).T
-
-
-def _mean_response(layer: ConvTranspose, values: Array) -> Float64:
-    return phase_responses(layer, values).mean(axis=0)
+    flat = phases.reshape(layer.out_channels, -1)
+    if np.ptp(flat, axis=1).max() > layer.weight.size * np.finfo(np.float64).eps * np.abs(terms).sum():
+        raise AlgebraError(f"cannot compose: a transposed convolution of stride {layer.stride} spreads the bias of the layer "
+                           "before it unevenly, so no bias per channel does the same")
+    return flat.mean(axis=1)
 
 
 def _compose_kernels(second: Conv, first: Conv, axes: tuple[Axis, ...], groups: int) -> Float64:
