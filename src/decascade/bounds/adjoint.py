@@ -113,11 +113,11 @@ def _conv(op: Conv, form: Form, size: Size) -> Form:
     starts = [w[0] * s - p[0] for w, s, p in zip(form.window, op.stride, op.padding, strict=True)]
     buffer = np.zeros((op.groups, op.in_channels // op.groups, *length, rows))
     weight = op.weight.astype(np.float64).reshape(op.groups, -1, op.weight.shape[1], *op.kernel)
-    flat = a.reshape(op.groups, weight.shape[1], -1)
+    flat = a.reshape(op.groups, weight.shape[1], prod(count) * rows)
     for tap, at in taps(op.kernel, op.stride, op.dilation, count):
         factor = np.ascontiguousarray(weight[(..., *tap)].swapaxes(1, 2))
         part = factor * flat if flat.shape[1] == 1 else factor @ flat
-        buffer[(slice(None), slice(None), *at)] += part.reshape(op.groups, -1, *count, rows)
+        buffer[(slice(None), slice(None), *at)] += part.reshape(op.groups, weight.shape[2], *count, rows)
     return clipped(buffer.reshape(op.in_channels, *length, rows), starts, size)
 
 
@@ -149,10 +149,10 @@ def _transpose(op: ConvTranspose, form: Form, size: Size) -> Form:
     padded = np.pad(a[cut], [(0, 0), *((max(lo, 0), max(hi, 0)) for lo, hi in pads), (0, 0)])
     count = [q - p for p, q in window]
     weight = op.weight.astype(np.float64).reshape(op.groups, -1, op.weight.shape[1], *op.kernel)
-    grouped = padded.reshape(op.groups, -1, *padded.shape[1:])
+    grouped = padded.reshape(op.groups, weight.shape[2], *padded.shape[1:])
     out = np.zeros((op.groups, weight.shape[1], prod(count) * rows))
     for tap, at in taps(op.kernel, op.stride, op.dilation, count):
-        seen = grouped[(slice(None), slice(None), *at)].reshape(op.groups, grouped.shape[1], -1)
+        seen = grouped[(slice(None), slice(None), *at)].reshape(op.groups, grouped.shape[1], prod(count) * rows)
         out += weight[(..., *tap)] @ seen
     return Form(out.reshape(op.in_channels, *count, rows), tuple(window))
 

@@ -104,7 +104,9 @@ def step(op: Op, sources: Sequence[Bounds], u: float) -> Bounds | None:
             return _pooled(op, x, u)
         case Pad():
             lo, hi = (_evaluated(op, [a]) for a in (x.lo, x.hi))
-            return Bounds(lo, hi, np.zeros(lo.shape))
+            # the constant itself is rounded to the type
+            slack = np.full(lo.shape, abs(op.value) * u * SPARE)
+            return _signed(lo, hi, slack, lo >= 0, hi <= 0, np.zeros(lo.shape, np.bool_))
         case Activation():
             return _activated(op, x, u)
         case _:
@@ -205,8 +207,11 @@ def _activated(op: Activation, x: Bounds, u: float) -> Bounds:
     lo, hi = image(op, x.lo, x.hi)
     size = np.maximum(np.abs(x.lo), np.abs(x.hi)) + np.maximum(np.abs(lo), np.abs(hi))
     if op.kind in {"relu", "clip", "abs", "neg"}:
-        # exact in floating point; the rest is for the rounding of the analysis
-        slack = 2.0**-40 * size
+        # exact in floating point but for a clip's own ends; the rest is for the rounding of the analysis
+        ends = max((abs(p) for p in op.params if np.isfinite(p)), default=0.0)
+        slack = 2.0**-40 * size + SPARE * u * ends
+        if ends:
+            return _signed(lo, hi, slack, lo >= 0, hi <= 0, ~np.isfinite(slack))
         return Bounds(lo, hi, np.where(np.isfinite(slack), slack, np.inf))
     rounding = gamma(4, u) * size + TINY if regimes(op, x.lo.shape[0]) else np.zeros(x.lo.shape)
     lo_sign, hi_sign = lo >= 0, hi <= 0

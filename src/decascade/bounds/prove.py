@@ -6,7 +6,7 @@ each tightening what follows; ascent towards the regimes that were not seen.  Fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -30,6 +30,8 @@ from decascade.ir.shapes import infer_graph
 
 Progress = Callable[[str, float], None]
 Ints8 = NDArray[np.int8]
+ENOUGH = 0.02
+"""Share of open neurons below which the bounds of those with a witness are not worth their time."""
 
 
 def prove(
@@ -46,7 +48,7 @@ def prove(
     """
     start = perf_counter()
     box = Box.of(graph, box)
-    work = _Work.of(graph, box, start + budget_seconds, progress or (lambda _stage, _share: None), seed)
+    work = _Work.of(graph, box, start + 0.92 * budget_seconds, progress or (lambda _stage, _share: None), seed)
     if work is None:
         return Certificate(box.facts(), (), perf_counter() - start, {})
     work.patterns(data)
@@ -117,7 +119,7 @@ class _Work:
     def patterns(self, data: Mapping[str, NDArray[Any]] | None) -> None:
         """Random pictures until a whole round shows little that is new; at most a quarter of the time."""
         self.progress("running patterns through the model", 0.0)
-        until = self.left() * 0.75
+        until = self.left() * 0.8
         for batch in self._data(data):
             self.sightings.observe(batch)
         before, made = -1, patterns(self.limits, self.rng)
@@ -146,11 +148,17 @@ class _Work:
                 return
             until = self.left() * (1 - 2 / (len(waiting) + 3))
             self.progress("bounding activations", i / len(order))
-            if self._linear_layer(s, until):
+            if self._linear_layer(s, until, self._open_share(order[i + 1 :]) < ENOUGH):
                 self.bounds = propagate(self.graph, self.box, self.known)
 
-    def _linear_layer(self, s: Seen, until: float) -> bool:
-        undecided = self.proven(s) < 0
+    def _open_share(self, layers: Sequence[Seen]) -> float:
+        """The share of the neurons of some layers that is open."""
+        total = sum(int(s.weight.sum()) * len(s.seen[0]) for s in layers)
+        return sum(int((self.open(s) * s.weight).sum()) for s in layers) / total if total else 0.0
+
+    def _linear_layer(self, s: Seen, until: float, only_open: bool) -> bool:
+        """Bounds of one layer's neurons; of those with a witness too where they may help to decide what follows."""
+        undecided = self.open(s) if only_open else self.proven(s) < 0
         source = self.bounds[s.tensor]
         lo, hi = source.lo.copy(), source.hi.copy()
         tracer, done = Tracer(self.graph, self.bounds), False

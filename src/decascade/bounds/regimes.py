@@ -93,7 +93,8 @@ def value(op: Activation, x: F64) -> F64:
 
 
 def image(op: Activation, lo: F64, hi: F64) -> tuple[F64, F64]:
-    """Bounds on the activation over [lo, hi], both (C, ...), its own float32 rounding included."""
+    """Bounds on the activation over [lo, hi], both (C, ...); of smooth ones with the error of a float32 implementation,
+    of piecewise ones in real arithmetic (`interval` adds theirs)."""
     if op.kind == "softmax":
         return np.zeros(lo.shape), np.full(lo.shape, 1 + SMOOTH_SLACK)
     pieces = regimes(op, lo.shape[0])
@@ -109,7 +110,7 @@ def _smooth_image(op: Activation, lo: F64, hi: F64) -> tuple[F64, F64]:
     if op.kind in LOWEST:
         at, lowest = LOWEST[op.kind]
         ends = [np.nan_to_num(value(op, x), nan=0.0, posinf=inf) for x in (lo, hi)]
-        low = np.where((lo <= at) & (hi >= at), lowest, np.minimum(*ends))
+        low = np.where((lo <= at + 1e-6) & (hi >= at - 1e-6), lowest, np.minimum(*ends))
         high = np.maximum(*ends)
     elif op.kind in MONOTONE and (op.kind != "elu" or op.params[0] >= 0):
         floor = 0.0 if op.kind == "sqrt" else -inf
@@ -119,7 +120,9 @@ def _smooth_image(op: Activation, lo: F64, hi: F64) -> tuple[F64, F64]:
         low, high = np.minimum.reduce(values), np.maximum.reduce(values)
     else:
         return np.full(lo.shape, -inf), np.full(lo.shape, inf)
-    slack = SMOOTH_SLACK * np.maximum(np.abs(low), np.abs(high)) + 1e-30
+    # where the function is near zero by cancellation (gelu from erf), the error is absolute and grows with x
+    reach = np.minimum(np.maximum(np.abs(lo), np.abs(hi)), 100.0)
+    slack = SMOOTH_SLACK * np.maximum(np.abs(low), np.abs(high)) + 2.0**-21 * (1 + reach)
     return np.where(np.isnan(low), -inf, low) - slack, np.where(np.isnan(high), inf, high) + slack
 
 
