@@ -16,6 +16,7 @@ from decascade.checking.samples import Batch
 from decascade.errors import CannotInterpret, UsageError, VerificationError
 from decascade.formats.base import Document, Format
 from decascade.ir.graph import Graph
+from decascade.ir.interpret import run
 from decascade.ir.ops import Foreign
 from decascade.ir.shapes import compatible, show
 from decascade.report.facts import VerificationFacts, Worst
@@ -53,6 +54,14 @@ class Subject:
         try:
             with np.errstate(all="ignore"):
                 return run_rounded(self.graph, batch, rng)
+        except CannotInterpret:
+            return None
+
+    def reference(self, batch: Batch) -> Outputs | None:
+        """Outputs in float64 alone, in a fraction of the time."""
+        try:
+            with np.errstate(all="ignore"):
+                return run(self.graph, batch)
         except CannotInterpret:
             return None
 
@@ -198,12 +207,14 @@ class _Tallies:
 class Plan:
     """What to run the models on, whether their frameworks can, and if not, why.
 
-    `oracle`: the float64 interpreter runs the first so many batches; it is many times slower than a framework.
+    The float64 interpreter is many times slower than a framework: `oracle` is how many of the batches both models and
+    what rounding does to them are run on, `reference` how many the first model alone.
     """
 
     batches: Sequence[Batch]
     framework: bool = True
     oracle: int = 1 << 30
+    reference: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -224,7 +235,8 @@ def compare(
         other = {inputs[name]: array for name, array in batch.items()}
         fa, fb = (a.framework(batch), _second(b, other)) if plan.framework else (None, None)
         oa, ob = (a.oracle(batch, rng), b.oracle(other, rng)) if done < plan.oracle else (None, None)
-        tallies.add(fa, _renamed(fb, outputs), oa and oa.outputs, ob and _renamed(ob.outputs, outputs))
+        exact = oa.outputs if oa is not None else a.reference(batch) if done < plan.reference else None
+        tallies.add(fa, _renamed(fb, outputs), exact, ob and _renamed(ob.outputs, outputs))
         mine, theirs = first.allowance(batch, oa, fa, rng), second.allowance(other, ob, fb, rng)
         widen(tallies.allowed, mine, _renamed(theirs, outputs))
         if oa is not None and ob is not None:

@@ -15,8 +15,8 @@ from decascade.errors import UsageError
 BUDGET = 3e9
 """Multiply-accumulates of one float64 pass over all samples: some seconds on two cores."""
 LEAST, MOST = 3, 24
-ORACLE = 1e8
-"""Multiply-accumulates that the float64 interpreter is given: the first batch at least."""
+ORACLE, REFERENCE = 1e8, 1e9
+"""Multiply-accumulates that the float64 interpreter is given: the first batch at least (see `Plan`)."""
 
 
 def work(subject: Subject) -> float:
@@ -33,12 +33,12 @@ def samples_for(macs: float) -> int:
     return int(min(max(BUDGET // max(macs, 1.0), LEAST), MOST))
 
 
-def oracle_batches(found: Sequence[Batch], macs: float) -> int:
-    """How many of the batches the float64 interpreter can run within its budget; the first in any case."""
+def within(budget: float, found: Sequence[Batch], macs: float) -> int:
+    """How many of the batches can be run within a budget of multiply-accumulates; the first in any case."""
     total, count = 0.0, 0
     for batch in found:
         total += macs * max((len(a) for a in batch.values() if a.ndim), default=1)
-        if count and total > ORACLE:
+        if count and total > budget:
             break
         count += 1
     return count
@@ -61,8 +61,8 @@ def plan(subject: Subject, limits: Range, rng: np.random.Generator, changed: boo
         if framework or subject.interpretable:
             extra = batches(subject.graph, LEAST, limits, rng, ODD) if open_sizes(subject.graph) else []
             taken = [*found, *(b for b in extra if _runs(subject, b)[0] or (not framework and subject.interpretable))]
-            oracle = oracle_batches(taken, macs) if changed or not framework else 0
-            return Plan(taken, framework, oracle, (note,) if note else ())
+            oracle, reference = _float64(taken, macs, framework) if changed or not framework else (0, 0)
+            return Plan(taken, framework, oracle, reference, (note,) if note else ())
         problems.append(note)
     raise UsageError(f"the model runs neither in its framework nor in NumPy, so nothing can be verified: {problems[-1]}")
 
@@ -76,7 +76,14 @@ def with_data(subject: Subject, found: list[Batch]) -> Plan:
     framework, note = _runs(subject, found[0])
     if not framework and not subject.interpretable:
         raise UsageError(f"the model does not run on the data: {note}")
-    return Plan(found, framework, oracle_batches(found, work(subject)), (note,) if note else ())
+    return Plan(found, framework, *_float64(found, work(subject), framework), (note,) if note else ())
+
+
+def _float64(found: Sequence[Batch], macs: float, framework: bool) -> tuple[int, int]:
+    """On how many batches both models, and on how many the first alone, are run in float64."""
+    if not framework:
+        return within(REFERENCE, found, macs), 0
+    return within(ORACLE, found, macs), within(REFERENCE, found, macs)
 
 
 def _runs(subject: Subject, batch: Batch) -> tuple[bool, str]:
