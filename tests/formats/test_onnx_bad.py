@@ -151,6 +151,48 @@ def test_data_that_does_not_fill_its_shape(tmp_path: Path) -> None:
     refused(proto, "initializer b does not hold the data of its shape (30,): the file is damaged")
 
 
+def test_tensors_that_are_not_there() -> None:
+    proto = good()
+    proto.graph.node[1].input[0] = "nowhere"
+    refused(proto, "node Relu_1 reads nowhere, which nothing writes: the file is damaged, or its nodes are not sorted")
+    proto = good()
+    proto.graph.node[0].input[0] = "y"
+    refused(proto, "node Conv_0 reads y, before Relu_1 writes it: the file is damaged, or its nodes are not sorted")
+    proto = good()
+    proto.graph.node[1].output[0] = "t"
+    refused(proto, "tensor t is written twice, the second time by node Relu_1: the file is damaged")
+    proto = good()
+    proto.graph.output[0].name = "z"
+    refused(proto, "output z is written by no node: the file is damaged")
+
+
+def test_an_element_type_from_the_future() -> None:
+    proto = good()
+    proto.graph.initializer[1].data_type = 200
+    refused(proto, "initializer b has element type 200, which the installed onnx does not know: update onnx, or the file")
+
+
+DAMAGED: dict[str, Any] = {
+    "axis is text": N("Softmax", ["x"], ["y"], axis="one"),
+    "axis beyond": N("Flatten", ["x"], ["y"], axis=9),
+    "no kernel": N("MaxPool", ["x"], ["y"]),
+    "pads too short": N("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], pads=[0, 1, 2]),
+    "alpha is a list": N("LeakyRelu", ["x"], ["y"], alpha=[0.1]),
+    "perm repeats": N("Transpose", ["x"], ["y"], perm=[0, 1, 1, 2]),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_nodes_are_carried_through(case: str) -> None:
+    proto = good()
+    node = DAMAGED[case]
+    proto.graph.node[1].CopyFrom(node)
+    proto.graph.node[1].input[0] = "t"
+    found = ops(FORMAT.read(proto))
+    assert found[0] == "Conv"
+    assert found[1] in (f"[{node.op_type}]", "Activation")
+
+
 def test_sparse_initializers() -> None:
     proto = good()
     values = helper.make_tensor("sparse", TensorProto.FLOAT, [1], [1.0])

@@ -391,7 +391,6 @@ def test_resizing_that_is_carried_through(scales: list[float]) -> None:
     "fields",
     [
         {"mode": "linear"},
-        {"coordinate_transformation_mode": "align_corners"},
         {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "ceil"},
         {"coordinate_transformation_mode": "asymmetric"},
         {"nearest_mode": "floor"},

@@ -70,7 +70,7 @@ def _read_clip(view: View, native: Native) -> Matches:
             bounds[k - 1] = float(bound.reshape(()))
     low, high = (-np.inf if bounds[0] is None else bounds[0]), (np.inf if bounds[1] is None else bounds[1])
     low, high = (-np.inf if low <= -_FLOAT_MAX else low), (np.inf if high >= _FLOAT_MAX else high)
-    if low > high:
+    if low > high or low == np.inf or high == -np.inf:
         return None
     if (low, high) == (-np.inf, np.inf):
         return one(native, Identity())

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from decascade.formats.onnx_nodes import Native
+from decascade.formats.onnx_reference import run_node
 from decascade.ir.graph import Shape
 
 AnyArray = NDArray[Any]
@@ -23,7 +25,7 @@ Size = int | tuple[str, int]
 
 # Cheap, deterministic, of one meaning in every opset; evaluated where every input is constant.
 _FOLDABLE = frozenset(
-    {"Abs", "Add", "Cast", "Concat", "Div", "Expand", "Floor", "Gather", "Mul", "Neg", "Range", "Reciprocal", "Reshape"}
+    {"Abs", "Add", "Cast", "Concat", "Div", "Floor", "Gather", "Mul", "Neg", "Reciprocal", "Reshape"}
     | {"Slice", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze"}
 )
 # What only moves numbers, so that it can move names of sizes as well.
@@ -66,7 +68,10 @@ class _Folding:
         return self.codes[_FIRST - code] if 0 <= _FIRST - code < len(self.codes) else code
 
     def visit(self, native: Native) -> None:
-        value = self._value(native)
+        try:
+            value = self._value(native)
+        except (LookupError, TypeError, ValueError):  # a damaged node: carried through, and onnxruntime says what is wrong
+            value = None
         if value is None:
             return
         name = native.writes[0]
@@ -89,12 +94,11 @@ class _Folding:
             return None
         feeds = {name: self.constants.get(name, self.coded.get(name)) for name in native.reads}
         coded = [name for name in native.reads if name in self.coded]
-        if any(value is None for value in feeds.values()) or (coded and not _moves(native, coded)):
+        known = {name: value for name, value in feeds.items() if value is not None}
+        if len(known) < len(feeds) or (coded and not _moves(native, coded)) or _grows(native, known):
             return None
-        reference: Any = import_module("onnx.reference")
         try:
-            evaluator = reference.ReferenceEvaluator(native.proto, opsets={"": self.opset})
-            return np.asarray(evaluator.run(None, feeds)[0])
+            return run_node(native, {"": self.opset}, known)[0]
         except Exception:  # not understood is not folded
             return None
 
@@ -119,6 +123,14 @@ def _moves(native: Native, coded: Sequence[str]) -> bool:
     if native.kind == "Cast":
         return native.get("to") == import_module("onnx").TensorProto.INT64
     return native.kind == "Concat" or (native.kind in _MOVING and coded == [native.inputs[0]])
+
+
+def _grows(native: Native, feeds: Mapping[str, AnyArray]) -> bool:
+    """Whether broadcasting would make much more of the constants than the file holds."""
+    if native.kind not in ("Add", "Sub", "Mul", "Div"):
+        return False
+    shapes = [array.shape for array in feeds.values()]
+    return prod(np.broadcast_shapes(*shapes)) > 4 * max(prod(shape) for shape in shapes) + 1024
 
 
 def _constant_node(native: Native) -> AnyArray | None:

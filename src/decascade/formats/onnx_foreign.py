@@ -1,9 +1,8 @@
-"""What a node that was not read means in NumPy, by ONNX's own reference implementation, in float64."""
+"""What a node that was not read means in NumPy, in float64."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,9 @@ from numpy.typing import NDArray
 
 from decascade.errors import CannotInterpret
 from decascade.formats.onnx_nodes import Native
+from decascade.formats.onnx_reference import has_reference, run_node
 from decascade.formats.onnx_view import View
 from decascade.ir.ops import Evaluate, Foreign
-
-# Random, or of a meaning in some opsets that the reference implementation does not have.
-_NO_REFERENCE = frozenset(
-    {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-    | {"Upsample"}
-)
-_COERCED = frozenset(("Softmax", "LogSoftmax", "Hardmax"))
 
 
 def dynamic_inputs(view: View, native: Native) -> tuple[str, ...]:
@@ -43,22 +36,18 @@ def constant_source(array: NDArray[Any]) -> Foreign:
 
 
 def _evaluator(view: View, native: Native) -> Evaluate | None:
-    if not native.standard or native.kind in _NO_REFERENCE or any(a.type in (5, 10) for a in native.proto.attribute):
-        return None
-    if native.kind in _COERCED and view.opset < 13:
+    if not has_reference(native, view.opset):
         return None
     names = dynamic_inputs(view, native)
     fixed = {name: view.constants[name] for name in native.reads if name in view.constants}
 
     def evaluate(arrays: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
-        reference: Any = import_module("onnx.reference")
         feeds: Mapping[str, NDArray[Any]] = {n: _wide(a) for n, a in fixed.items()} | dict(zip(names, arrays, strict=True))
         try:
-            results = reference.ReferenceEvaluator(native.proto, opsets=view.opsets).run(None, feeds)
+            return run_node(native, view.opsets, feeds)
         except Exception as error:
             told = (str(error).splitlines() or [type(error).__name__])[0]
             raise CannotInterpret(f"ONNX's reference of {native.kind} fails: {told}") from None
-        return [np.asarray(r) for r, name in zip(results, (n for n in native.outputs if n), strict=False) if name]
 
     return evaluate
 

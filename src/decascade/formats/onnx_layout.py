@@ -29,6 +29,7 @@ from decascade.ir.ops import Flatten, Identity, Op, Select, Slice
 
 Indices = NDArray[np.int64]
 _DEPTH = 8
+_LARGEST = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,6 +231,8 @@ def _unsqueeze(view: View, native: Native, layout: Layout) -> list[Layout]:
         raise _NotLayout
     rank = len(layout.groups) + len(axes)
     new, old = {a % rank for a in axes}, iter(layout.groups)
+    if len(new) != len(axes):
+        raise _NotLayout
     return [Layout(tuple(() if k in new else next(old) for k in range(rank)), layout.offset)]
 
 
@@ -364,6 +367,8 @@ def read_layout(view: View, native: Native) -> Matches:
     shape = view.shapes.get(native.inputs[0])
     if shape is None or len(shape) < 2 or any(n == 0 for n in shape):
         return None
+    # a size beyond all reason is not enumerated, only carried along
+    shape = tuple(n if isinstance(n, str) or n <= _LARGEST else str(n) for n in shape)
     found: list[Match] = []
     try:
         _walk(view, native, _start(shape), shape, (), found)

@@ -233,6 +233,9 @@ def small_array(tensor: Any) -> AnyArray:
     except (ValueError, TypeError):
         told = f"does not hold the data of its shape {tuple(tensor.dims)}"
         raise FormatError(f"initializer {tensor.name} {told}: the file is damaged") from None
+    except KeyError:
+        told = f"has element type {tensor.data_type}, which the installed onnx does not know"
+        raise FormatError(f"initializer {tensor.name} {told}: update onnx, or the file is damaged") from None
 
 
 def chunks(model: OnnxModel) -> Iterator[bytes | memoryview]:

@@ -100,12 +100,12 @@ class _Builder:
     def _recognised(self, native: Native) -> Matches:
         view = self.view
         reader = READERS.get(native.kind) if native.standard else None
-        if reader is None or not native.inputs or not native.inputs[0] or not native.outputs[0]:
+        if reader is None or not (native.inputs and native.inputs[0] and native.outputs and native.outputs[0]):
             return None
         try:
             matches = reader(view, native)
-        except AlgebraError:  # fields that do not fit together: onnxruntime will say so
-            return None
+        except (AlgebraError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            return None  # attributes of a wrong kind or length: carried through, and onnxruntime says what is wrong
         read = {name for match in matches or () for name in match.inputs}
         return matches if all(view.floating(name) and name not in view.constants for name in read) else None
 

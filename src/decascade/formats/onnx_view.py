@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -81,6 +81,7 @@ def view_of(model: OnnxModel) -> View:
         raise FormatError(f"the model states {told}: convert it to opset {LEAST_OPSET} or later (onnx.version_converter)")
     natives = natives_of(graph)
     initializers = {t.name for t in graph.initializer}
+    _check_wiring(graph, natives, initializers)
     shapes, dtypes = _types(model)
     inputs = tuple(i.name for i in graph.input if i.name not in initializers)
     outputs = tuple(o.name for o in graph.output)
@@ -95,6 +96,24 @@ def view_of(model: OnnxModel) -> View:
 def _initializer(model: OnnxModel, tensor: Any) -> AnyArray:
     array = model.weights.get(tensor.name)
     return small_array(tensor) if array is None else array
+
+
+def _check_wiring(graph: Any, natives: Sequence[Native], initializers: set[str]) -> None:
+    """That every tensor is there before it is read, and is written once."""
+    written = {native_output: native for native in natives for native_output in native.writes}
+    there = {*initializers, *(i.name for i in graph.input)}
+    for native in natives:
+        for name in native.reads:
+            if name not in there:
+                later = f"before {written[name].name} writes it" if name in written else "which nothing writes"
+                raise FormatError(f"node {native.name} reads {name}, {later}: the file is damaged, or its nodes are not sorted")
+        twice = [name for name in native.writes if name in there]
+        if twice:
+            raise FormatError(f"tensor {twice[0]} is written twice, the second time by node {native.name}: the file is damaged")
+        there.update(native.writes)
+    missing = [o.name for o in graph.output if o.name not in there]
+    if missing:
+        raise FormatError(f"output {missing[0]} is written by no node: the file is damaged")
 
 
 def _types(model: OnnxModel) -> tuple[dict[str, Shape], dict[str, str]]:
@@ -114,7 +133,10 @@ def _types(model: OnnxModel) -> tuple[dict[str, Shape], dict[str, str]]:
             continue
         tensor = info.type.tensor_type
         if tensor.elem_type:
-            dtypes[info.name] = np.dtype(element(tensor.elem_type)).name
+            try:
+                dtypes[info.name] = np.dtype(element(tensor.elem_type)).name
+            except KeyError:  # a type that this version of onnx does not know
+                continue
         if tensor.HasField("shape"):
             known = info.name in inputs
             dims = (_dim(d, symbols, f"{info.name}_{k}" if known else "?") for k, d in enumerate(tensor.shape.dim))
