@@ -177,9 +177,6 @@ def run(arguments: list[str]) -> int:
         return _fail(INTERRUPTED, INTERRUPT) if code == INTERRUPT else code or 0
     except KeyboardInterrupt:
         return _fail(INTERRUPTED, INTERRUPT)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except MemoryError as error:
         return _fail(f"out of memory: {error}", 2)
     except Exception as error:

@@ -43,9 +43,11 @@ def checked_file(path: str | Path) -> Path:
             raise FormatError(f"{path} is empty: the model was not written, or not fetched, to its end")
         with path.open("rb"):
             pass
+    except FormatError:
+        raise
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
+    except ValueError as error:  # a name with a zero byte
         raise FormatError(f"{str(path)!r} is no file name: {error}") from None
     return path
 

@@ -1,0 +1,127 @@
+"""The command line in-process and as a program: exit codes, what goes where, help."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import decascade
+from decascade import api, cli
+from decascade.cli import run
+from decascade.errors import VerificationError
+
+ONNX = str(Path(__file__).resolve().parents[1] / "examples" / "digits.onnx")
+
+
+def test_inspect_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", ONNX]) == 0
+    out, err = capsys.readouterr()
+    assert not err
+    assert "to merge" in out
+    assert "Left alone" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_merge_then_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "small.onnx")
+    assert run(["merge", ONNX, "-o", out, "--report", str(tmp_path / "r.json"), "--input-range", "0", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "Verified: same function up to rounding" in text
+    assert "Written to" in text
+    assert json.loads((tmp_path / "r.json").read_text())["output"] == out
+    assert run(["verify", ONNX, out, "--report", str(tmp_path / "v.json")]) == 0
+    assert "digits.onnx" in capsys.readouterr().out
+    assert json.loads((tmp_path / "v.json").read_text())["same"] is True
+
+
+def test_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "small.onnx")
+    for command in (["inspect", ONNX], ["merge", ONNX, "-o", out], ["verify", ONNX, out]):
+        assert run([*command, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_nothing_worth_merging_still_writes(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    assert run(["merge", ONNX, "-o", str(first), "-q"]) == 0
+    assert run(["merge", str(first), "-o", str(second), "-q"]) == 0
+    assert second.exists()
+
+
+def test_promise_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_args: object) -> None:
+        raise VerificationError("the merged model is off by 1")
+
+    monkeypatch.setattr(api, "_check_model", fails)
+    assert run(["merge", ONNX, "-o", str(tmp_path / "x.onnx"), "--report", str(tmp_path / "r.json")]) == 3
+    out, err = capsys.readouterr()
+    assert not out
+    assert err == "decascade: the merged model is off by 1; nothing was written\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_bug_is_named_and_its_traceback_is_at_hand(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_args: object, **_more: object) -> None:
+        raise IndexError("list index\nout of range")
+
+    monkeypatch.setattr(api, "inspect", fails)
+    assert run(["inspect", ONNX]) == 1
+    err = capsys.readouterr().err
+    assert err == (
+        "decascade: internal error, a bug in decascade: IndexError: list index out of range (--debug shows the traceback)\n"
+    )
+    assert run(["inspect", ONNX, "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_end_of_file_inside_is_no_interruption(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_args: object, **_more: object) -> None:
+        raise EOFError("short read")
+
+    monkeypatch.setattr(api, "inspect", fails)
+    assert run(["inspect", ONNX]) == 1
+    assert "EOFError: short read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["--help"], ["merge", "--help"], ["inspect", "-h"], ["verify", "--help"]])
+def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command) == 0
+    out = capsys.readouterr().out
+    assert "Usage: decascade" in out
+    assert len(command) == 1 or "Examples" in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"decascade {decascade.__version__}\n"
+
+
+def test_as_a_program(tmp_path: Path) -> None:
+    """One line on standard error, whatever native code wants to add to it."""
+    for start in ([sys.executable, "-m", "decascade"], [str(Path(sys.executable).with_name("decascade"))]):
+        done = subprocess.run([*start, "inspect", str(tmp_path / "no.onnx")], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert not done.stdout
+        assert done.stderr == f"decascade: {tmp_path / 'no.onnx'} does not exist: check the name\n"
+
+
+def test_closed_pipe_is_no_error() -> None:
+    close = "import os, sys, decascade.cli; r, w = os.pipe(); os.close(r); os.dup2(w, 1)"
+    script = f"{close}; sys.exit(decascade.cli.run(['inspect', {ONNX!r}]))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert not done.stderr
+
+
+def test_progress_bar_only_on_terminals(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with cli._progress(quiet=False) as told:
+        assert told is None
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with cli._progress(quiet=False) as told:
+        assert told is not None
+        told("verifying", 0.5)
+        told("verifying", 1.0)
+    assert "verifying" in capsys.readouterr().err
