@@ -30,23 +30,34 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """One rewrite that was made: the graph after it, in words what was done, and new nodes by the names they stand for."""
+    """One rewrite that was made, in words, with the graph before and after it; `made`: new node → the node it replaces."""
 
+    before: Graph
     graph: Graph
     node: str
     words: str
-    made: Mapping[str, tuple[str, ...]]
+    made: Mapping[str, str]
+
+    @property
+    def replaced(self) -> frozenset[str]:
+        return frozenset(self.made.values())
 
 
 @dataclass(frozen=True, eq=False)
 class Linearised:
-    """The graph after all rewrites.  `linear`: activations that became linear; `made`: new node → those it stands for."""
+    """The graph after all rewrites.  `linear`: activations that became linear.  `made`: new node → layers that it stands
+    for; `nodes`: new node → the user's nodes that it stands for."""
 
     graph: Graph
     linear: frozenset[str]
+    changes: tuple[Change, ...]
     made: Mapping[str, tuple[str, ...]]
-    notes: tuple[str, ...]
+    nodes: Mapping[str, tuple[str, ...]]
     refusals: tuple[Refusal, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(c.words for c in self.changes)
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ class DropLinear:
         linear: Op = Identity() if np.all(slope == 1) and not np.any(shift) else Affine(slope, shift)
         nodes = [replace(n, op=linear) if n is node else n for n in graph.nodes]
         words = f"{node.name}: all {record.channels} channels stay linear ({_counts(record)})"
-        return Change(graph.with_nodes(nodes), node.name, words, {})
+        return Change(graph, graph.with_nodes(nodes), node.name, words, {})
 
 
 @dataclass(frozen=True)
@@ -101,11 +112,13 @@ REWRITES: tuple[Rewrite, ...] = (DropLinear(), DeleteConstant())
 
 def linearise(graph: Graph, certificate: Certificate, rewrites: Sequence[Rewrite] = REWRITES) -> Linearised:
     """The graph that a certificate allows on its box, before any merging; every activation gives a change or a refusal."""
-    linear, notes, refusals = set[str](), list[str](), list[Refusal]()
-    made = dict[str, tuple[str, ...]]()
+    linear, changes, refusals = set[str](), list[Change](), list[Refusal]()
+    origins = {n.name: n.origin or (n.name,) for n in graph.nodes}
+    stands = dict[str, tuple[str, ...]]()
     for record in certificate.activations:
         for rewrite in rewrites:
-            node = next((n for n in graph.nodes if n.name == record.node), None)
+            name = next((new for new, old in stands.items() if old == (record.node,)), record.node)
+            node = next((n for n in graph.nodes if n.name == name), None)
             if node is None or record.node in linear:
                 break
             found = rewrite.apply(graph, node, record)
@@ -113,12 +126,13 @@ def linearise(graph: Graph, certificate: Certificate, rewrites: Sequence[Rewrite
                 refusals.append(found)
                 continue
             graph = found.graph
-            notes.append(found.words)
+            changes.append(found)
             for new, old in found.made.items():
-                made[new] = tuple(dict.fromkeys(name for o in old for name in made.get(o, (o,))))
+                stands[new] = stands.pop(old, (old,))
             if isinstance(rewrite, DropLinear):
                 linear.add(record.node)
-    return Linearised(graph, frozenset(linear), made, tuple(notes), tuple(refusals))
+    made = {new: tuple(dict.fromkeys(layer for o in old for layer in origins.get(o, (o,)))) for new, old in stands.items()}
+    return Linearised(graph, frozenset(linear), tuple(changes), made, stands, tuple(refusals))
 
 
 def restored(merged: Graph, linearised: Linearised, original: Graph) -> Graph:
@@ -133,7 +147,8 @@ def _why_not(record: ActivationRecord) -> str:
     for witness in record.witnesses:
         if record.status[witness.channel] is Status.WITNESSED:
             low, high = min(witness.values), max(witness.values)
-            return f"{record.node} is not linear on the box ({counts}): channel {witness.channel} takes {low:.4g} and {high:.4g}"
+            values = f"channel {witness.channel} takes {low:.4g} and {high:.4g}"
+            return f"{record.node} is not linear on the box ({counts}): {values}"
     return f"{record.node} is not proved linear on the box ({counts})"
 
 
@@ -201,7 +216,7 @@ def _deleted(
     """All nodes again with the kept channels alone; `values` per channel are the constants that go, else zero."""
     activation = before[-1]
     narrow = {n.output: f"{n.output}/kept" for n in (*before, *(n for n in after if _layer(n.op) is None))}
-    tensors, nodes, made = dict[str, Tensor](), dict[str, Node](), dict[str, tuple[str, ...]]()
+    tensors, nodes, made = dict[str, Tensor](), dict[str, Node](), dict[str, str]()
     lanes = {activation.output: (kept, values)}
     for node in (*before, *after):
         op: Op
@@ -222,10 +237,10 @@ def _deleted(
             tensors[output] = replace(old, name=output, shape=old.shape and (old.shape[0], count, *old.shape[2:]))
         new = Node(f"{node.name}/kept", op, tuple(narrow.get(n, n) for n in node.inputs), (output,))
         nodes[node.name] = new
-        made[new.name] = node.origin or (node.name,)
+        made[new.name] = node.name
     gone = len(values) - len(kept)
     words = f"{activation.name}: {gone} of {len(values)} channels are constant and leave the layers around it"
-    return Change(graph.with_nodes(_instead(graph.nodes, nodes), tensors), activation.name, words, made)
+    return Change(graph, graph.with_nodes(_instead(graph.nodes, nodes), tensors), activation.name, words, made)
 
 
 def _instead(nodes: Iterable[Node], new: Mapping[str, Node]) -> list[Node]:
