@@ -94,7 +94,7 @@ def test_text_fits_eighty_columns(name: str) -> None:
 def test_text_says_what_happened() -> None:
     text = " ".join(str(REPORT).split())
     for words in (
-        "m.onnx: 2 cascades: 1 merged, 1 left alone (target macs)", "expand → project", "ring corrected",
+        "m.onnx: 2 cascades: 1 merged, 1 left alone (target macs)", "expand → project", "exact; ring",
         "5 × less", "1.37 × more", "… 6 more …", "Verified: same function up to rounding, 24 samples", "(1.10 times)",
         "12.3 M 2.35 M", "a note", "Note: read as in eval mode", "Written to out.onnx",
     ):
