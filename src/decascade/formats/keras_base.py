@@ -46,7 +46,9 @@ def to_array(value: Any) -> AnyArray:
     k = keras()
     with quiet():
         if k.backend.backend() == "tensorflow":
-            array = np.asarray(k.ops.convert_to_tensor(value))
+            held = value.value if isinstance(value, k.Variable) else k.ops.convert_to_tensor(value)
+            # a variable would copy itself, the tensor that it reads as does not
+            array = np.asarray(held.read_value() if hasattr(held, "read_value") else held)
         else:
             array = np.asarray(k.ops.convert_to_numpy(value))
     # bfloat16 is no NumPy type of its own

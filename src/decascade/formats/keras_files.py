@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 import zipfile
+import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import import_module
@@ -22,6 +23,7 @@ from decascade.formats.keras_scan import as_dict, mended, scan
 
 _HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 _WEIGHTS = "model.weights.h5"
+_BOMB = 1 << 26
 
 
 def load(path: Path) -> Any:
@@ -117,7 +119,7 @@ def _load_zip(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             config = _check_archive(archive, names, path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise FormatError(f"{path} is damaged or cut short ({error}): save or fetch it again") from None
     scan(_without_training(config), str(path))
     fixed = mended(config)
@@ -143,8 +145,17 @@ def _check_archive(archive: zipfile.ZipFile, names: list[str], path: Path) -> An
         raise FormatError(f"{path} is a zip archive without config.json: no Keras 3 model; save one with model.save")
     if _WEIGHTS not in names:
         raise FormatError(f"{path} holds a model without {_WEIGHTS}: save it again with model.save")
+    for name in ("config.json", _WEIGHTS):
+        entry = archive.getinfo(name)
+        # Keras stores its entries as they are, and no honest one shrinks to a hundredth
+        if entry.file_size > max(_BOMB, 100 * entry.compress_size):
+            raise UnsafeModelError(
+                f"{path}: its entry {name} would unpack from {entry.compress_size} to {entry.file_size} bytes: not unpacked"
+            )
     h5py: Any = import_module("h5py")
-    with archive.open(_WEIGHTS) as member, _one_line(path, f"reading {_WEIGHTS}"), h5py.File(member, "r") as file:
+    # all at once: HDF5 reads here and there, which an archive answers by starting over
+    content = BytesIO(archive.read(_WEIGHTS))
+    with _one_line(path, f"reading {_WEIGHTS}"), h5py.File(content, "r") as file:
         _check_links(file, str(path))
     return _parsed(archive.read("config.json"), path)
 
