@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from decascade.algebra.compose import compose
 from decascade.algebra.conv import Conv
 from decascade.errors import FormatError
+from decascade.formats import onnx_model
 from decascade.formats.base import Document
 from decascade.formats.onnx import FORMAT
 from decascade.formats.onnx_model import OnnxModel
@@ -372,6 +373,17 @@ def test_external_data_is_read_and_written_as_such(case: str, tmp_path: Path) ->
     assert FORMAT.live(FORMAT.read(out.with_name("same.onnx")).native) == proto
     live = FORMAT.read(onnx_ir.load(path))
     assert list(FORMAT.live(live.native).graph.initializer) == list(proto.graph.initializer)
+
+
+def test_weights_that_fit_no_message_go_to_a_file_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_model, "_MAX_MESSAGE", 2000)
+    proto = chain()
+    document = FORMAT.read(proto)
+    with pytest.raises(FormatError, match=r"a model of 0.00 GiB fits no ModelProto \(2 GiB\): save it to a file instead"):
+        FORMAT.live(document.native)
+    FORMAT.save(document.native, tmp_path / "m.onnx")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    same_function(proto, onnx.load(tmp_path / "m.onnx"))
 
 
 def test_external_data_of_constants_in_nodes_is_read(tmp_path: Path) -> None:

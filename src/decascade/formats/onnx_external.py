@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -78,9 +79,15 @@ def _inner_tensors(proto: Any) -> Iterator[Any]:
         yield from _node_tensors(function.node)
 
 
+# UNDEFINED (what older writers leave), TENSOR, GRAPH, TENSORS, GRAPHS of onnx.AttributeProto.AttributeType
+_TENSOR_BEARING = frozenset({0, 4, 5, 9, 10})
+
+
 def _node_tensors(nodes: Any) -> Iterator[Any]:
     for node in nodes:
         for attribute in node.attribute:
+            if attribute.type not in _TENSOR_BEARING:
+                continue
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
@@ -120,6 +127,7 @@ def tensor_bytes(tensor: Any) -> int | None:
 _PLAIN = ("FLOAT", "UINT8", "INT8", "UINT16", "INT16", "INT32", "INT64", "BOOL", "FLOAT16", "DOUBLE", "UINT32", "UINT64")
 
 
+@cache
 def plain_dtype(data_type: int) -> np.dtype[Any] | None:
     """The NumPy type of an ONNX element type; None for strings, bfloat16, 8-bit floats and packed integers."""
     proto: Any = import_module("onnx").TensorProto
