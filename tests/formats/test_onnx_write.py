@@ -395,3 +395,16 @@ def test_external_data_of_constants_in_nodes_is_read(tmp_path: Path) -> None:
     close(FORMAT.run(document.native, sample(proto))["y"], expected)
     FORMAT.save(document.native, tmp_path / "out.onnx")
     close(onnxruntime_outputs(onnx.load(tmp_path / "out.onnx"), sample(proto))["y"], expected)
+
+
+def test_the_check_of_equal_functions_can_fail() -> None:
+    document = FORMAT.read(chain())
+    graph = merged(document, "first", "second")
+    node = graph.nodes[0]
+    assert isinstance(node.op, Conv)
+    weight = node.op.weight.copy()
+    weight[0, 0, 1, 1] += 0.01
+    broken = replace(node, op=Conv(weight, node.op.bias))
+    made = FORMAT.write(document, graph.with_nodes([broken, *graph.nodes[1:]]))
+    with pytest.raises(AssertionError, match="off by"):
+        same_function(chain(), made)
