@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import decascade as dc
+from decascade.report.terminal import render_verification
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parent / "demo-out"
@@ -80,12 +81,15 @@ def milliseconds(before: Predict, after: Predict, x: np.ndarray) -> tuple[float,
 def show(name: str, load: Callable[[Path], Predict], runtime: str) -> None:
     """Inspect, merge, verify and measure one file."""
     source, target = HERE / name, OUT / f"merged-{name}"
+    console.rule(f"[bold]decascade inspect {name}")
+    console.print(dc.inspect(source).render())
     console.rule(f"[bold]decascade merge {name} -o {target.name}")
     result = dc.merge(source, input_range=(0, 1))
     result.save(target, force=True)
-    console.print(result.report.render())
+    if result.report.verification is not None:
+        console.print(render_verification(result.report.verification))
 
-    console.print("\n[bold]On the held-out pictures[/]")
+    console.rule("[bold]on the held-out pictures")
     x, y = test_pictures()
     before, after = load(source), load(target)
     a, b = before(x), after(x)
@@ -98,16 +102,15 @@ def show(name: str, load: Callable[[Path], Predict], runtime: str) -> None:
     table.add_row("accuracy", f"{right[0]:.2%}", f"{right[1]:.2%}", f"{changed} of {len(x)} predictions changed")
     apart = f"largest difference {np.abs(a - b).max():.1e}"
     table.add_row("largest logit", f"{np.abs(a).max():.1f}", f"{np.abs(b).max():.1f}", apart)
-    table.add_row(f"{runtime}, {BATCH} pictures", f"{slow:.2f} ms", f"{fast:.2f} ms", f"{slow / fast:.2f} × faster")
+    table.add_row(runtime, f"{slow:.2f} ms", f"{fast:.2f} ms", f"{slow / fast:.2f} × faster")
     table.add_row("file", f"{source.stat().st_size:,}", f"{target.stat().st_size:,}", "bytes")
     console.print(table)
-    console.print(f"Medians of {ROUNDS} runs, taken in turns, on this machine.\n")
+    console.print(f"Times: {BATCH} pictures, medians of {ROUNDS} runs taken in turns, on this machine.\n")
 
 
 def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     OUT.mkdir(exist_ok=True)
-    console.print(f"What there is to merge in digits.onnx:\n{dc.inspect(HERE / 'digits.onnx')}\n", markup=False)
     show("digits.onnx", by_onnxruntime, "onnxruntime, one thread")
     if find_spec("keras"):
         import_keras()

@@ -29,7 +29,7 @@ def report_text(report: Report) -> str:
 
 def verification_text(facts: VerificationFacts) -> str:
     """A verification in plain text, 80 columns."""
-    return _plain(render_verification(facts, ("the first model", "the second model")))
+    return _plain(render_verification(facts, ("first", "second")))
 
 
 def render(report: Report) -> RenderableType:
