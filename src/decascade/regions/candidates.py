@@ -64,7 +64,7 @@ class Candidate:
     kind: Kind | Literal[""]
     cost: Cost
     kernel: tuple[int, ...]
-    border: Border | None
+    kernels: Composed | None
     operations: int = 1
 
 
@@ -117,7 +117,7 @@ def _cheapest(graph: Graph, sized: Graph, segment: Segment, border: Border, opti
     own = sum(parameters(n) for n in segment.nodes)
     kernel = tuple(a.taps for a in border.program.reach[segment.entry])
     before = options.target.segment_cost(segment.nodes, sized.tensors)
-    found, capped = list[tuple[bool, bool, Cost, int, str]](), list[float]()
+    found, capped = list[tuple[bool, bool, float, int, int, str]](), list[float]()
     for form in FORMS[border.kind]:
         if (least := _least_stored(form, border)) > options.max_growth * own:
             capped.append(least / max(own, 1))
@@ -126,8 +126,9 @@ def _cheapest(graph: Graph, sized: Graph, segment: Segment, border: Border, opti
         if growth > options.max_growth * own:
             capped.append(growth / max(own, 1))
         else:
-            # First what pays at all, then what does not store more than the cascade did, then what is cheapest.
-            found.append((cost >= before, growth > own, cost, count, form))
+            # First what pays at all, then what does not store more than the cascade did, then what is cheapest; of
+            # equals the one with fewer operations (a bias map rather than nine tiles).
+            found.append((cost >= before, growth > own, cost.value, count, cost.parameters, form))
     if not found:
         corrected = "" if border.kind == "free" else " with its border corrections"
         return Refusal(
@@ -135,9 +136,10 @@ def _cheapest(graph: Graph, sized: Graph, segment: Segment, border: Border, opti
             f"cascade, above the cap of {options.max_growth:g}x (--max-growth)",
             numbers={"growth": min(capped), "cap": options.max_growth},
         )
-    for *_, cost, count, form in sorted(found):
-        if border.kind != "bias" or form in ("map", "tiles") or _exists(form, border):
-            return Candidate(segment, form, border.kind, cost, kernel, border, count)
+    kernels = Composed(border)
+    for _, _, value, count, stored, form in sorted(found):
+        if border.kind != "bias" or form in ("map", "tiles") or _exists(form, kernels):
+            return Candidate(segment, form, border.kind, Cost(value, stored), kernel, kernels, count)
     return Refusal("the bias of an inner layer stops at the border in a way that no single layer can copy at unknown size")
 
 
@@ -155,8 +157,7 @@ def _least_stored(form: str, border: Border) -> int:
     return taps
 
 
-def _exists(form: str, border: Border) -> bool:
-    kernels = Composed(border)
+def _exists(form: str, kernels: Composed) -> bool:
     return (kernels.shift() if form == "shift" else kernels.ones()) is not None
 
 
@@ -204,13 +205,13 @@ def realise(graph: Graph, chosen: Candidate, label: str) -> Builder:
     """The candidate's nodes with their real kernels."""
     segment = chosen.segment
     builder = Builder(graph, segment.entry, segment.exit, label)
-    if chosen.border is None:
+    if chosen.kernels is None:
         layers = layers_of(graph, segment.nodes)
         folded = layers if isinstance(layers, Refusal) else fold(layers)
         assert isinstance(folded, (Conv, ConvTranspose))
         builder.add(folded, [segment.entry], (), last=True)
         return builder
-    written = write_form(chosen.form, Composed(chosen.border), builder)
+    written = write_form(chosen.form, chosen.kernels, builder)
     assert written
     return builder
 

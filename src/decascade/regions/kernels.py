@@ -81,6 +81,10 @@ class Composed:
         return self._bounded[index]
 
     def shift(self) -> tuple[Float64, Conv] | None:
+        return self._shift
+
+    @cached_property
+    def _shift(self) -> tuple[Float64, Conv] | None:
         ones = self._ones
         value = None if ones is None else padding_value(self._whole, ones)
         if ones is None or value is None:
