@@ -49,6 +49,14 @@ class Names:
                 taken.add(name)
                 self._tensors[node] = name
 
+    def extra(self, wanted: str) -> str:
+        """A name for a tensor that fx does not know."""
+        taken = set(self._tensors.values())
+        while wanted in taken:
+            wanted += "_"
+        self._tensors[wanted] = wanted
+        return wanted
+
     def tensor(self, node: Any) -> str:
         """The name of the tensor that an fx node writes."""
         return self._tensors[node]

@@ -47,6 +47,13 @@ class Context:
             raise TypeError("not a plain tensor")
         return to_numpy(tensor)
 
+    def number(self, value: Any) -> Any:
+        """A number that the code computes from constants (`w.shape[0]`) as that number; anything else as it is."""
+        if not hasattr(value, "op") or self.values.kinds.get(value) != "constant":
+            return value
+        constant = self.values.constant(value)
+        return value if isinstance(constant, load().Tensor) else constant
+
     def rank(self, node: Any) -> int | None:
         """Number of axes, batch and channels included."""
         shape = self.shape(node)

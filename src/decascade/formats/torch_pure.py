@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 from decascade.errors import FormatError
 from decascade.formats.torch_common import WAY_ROUND, load, words
@@ -76,9 +76,7 @@ def _changed_argument(node: Any, module: Any) -> Any:
     schema = getattr(node.target, "_schema", None)
     if schema is not None:
         return first if schema.is_mutable else None
-    if node.target is operator.setitem:
-        raise FormatError(f"{node.name} assigns into a tensor: build it with torch.cat or torch.where, {WAY_ROUND}")
-    if node.target in _INPLACE_OPERATORS or _trailing(name):
+    if node.target is operator.setitem or node.target in _INPLACE_OPERATORS or _trailing(name):
         return first
     return first if _inplace_flag(node) else None
 
@@ -134,7 +132,9 @@ def _drop_counter(node: Any, changed: Any) -> None:
 def _retarget(node: Any) -> None:
     torch = load()
     name = call_name(node)
-    if node.target in _INPLACE_OPERATORS:
+    if node.target is operator.setitem:
+        _scatter(node)
+    elif node.target in _INPLACE_OPERATORS:
         node.target = _INPLACE_OPERATORS[node.target]
     elif hasattr(node.target, "overloadpacket") and _trailing(name):
         packet = getattr(getattr(torch.ops, node.target.namespace), name[:-1], None)
@@ -149,6 +149,29 @@ def _retarget(node: Any) -> None:
     else:
         position = list(inspect.signature(node.target).parameters).index("inplace")
         node.args = (*node.args[:position], False, *node.args[position + 1 :])
+
+
+def _scatter(node: Any) -> None:
+    """x[…, index, …] = v with one index that is not `:` becomes the function that returns x with v in that place."""
+    torch = load()
+    x, index, value = node.args
+    entries = list(cast(Sequence[Any], index)) if isinstance(index, tuple) else [index]
+    where = [axis for axis, entry in enumerate(entries) if entry != slice(None)]
+    cut: Any = entries[where[0]] if len(where) == 1 else None
+    if not isinstance(cut, (int, slice)):
+        raise AliasedError(f"{node.name} assigns into a tensor at {index}: build it with torch.cat or torch.where")
+    graph, get = node.graph, cast(Any, operator.getitem)
+    with graph.inserting_before(node):
+        piece = graph.call_function(get, (x, index))
+        if hasattr(value, "op"):
+            part = graph.call_method("expand_as", (value, piece))
+        else:
+            part = graph.call_function(torch.full_like, (piece, value))
+    if isinstance(cut, int):
+        node.target, node.args = torch.select_scatter, (x, part, where[0], cut)
+    else:
+        bounds = cast(Any, cut)
+        node.target, node.args = torch.slice_scatter, (x, part, where[0], bounds.start, bounds.stop, bounds.step or 1)
 
 
 def _pure_form(node: Any, target: Any) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from decascade.errors import FormatError, GraphError
+from decascade.formats.torch_border import read_border
 from decascade.formats.torch_common import WAY_ROUND, Traced, load
 from decascade.formats.torch_layout import read_layout
 from decascade.formats.torch_names import Names, asked_of, input_guess
@@ -24,12 +25,14 @@ from decascade.ir.shapes import infer
 class Source:
     """Where a node of the graph comes from: its fx nodes, one per output, and the fx nodes that its inputs are.
 
-    `inner` are the tensors between them, which are no tensors of the graph.
+    `inner` are the tensors between them, which are no tensors of the graph.  `parts` names the nodes before this one that
+    together with it stand for the calls.
     """
 
     outputs: tuple[Any, ...]
     inputs: tuple[Any, ...]
     inner: frozenset[Any]
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,10 @@ class Reading:
     tensors: Mapping[Any, str]
 
 
+Steps = tuple[tuple[Op, ...], tuple[Any, ...]]
+"""Operations one after the other, and the fx nodes that the first of them reads."""
+
+
 @dataclass(eq=False)
 class Reader:
     """The state of one reading: what is known of every fx node so far."""
@@ -52,12 +59,24 @@ class Reader:
     values: Values
     names: Names
     tensors: dict[Any, Tensor] = field(default_factory=dict[Any, Tensor])
-    found: dict[Any, tuple[Op, tuple[Any, ...]]] = field(default_factory=dict[Any, tuple[Op, tuple[Any, ...]]])
+    found: dict[Any, Steps] = field(default_factory=dict[Any, Steps])
+
+    steps: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    absorbed: dict[Any, Any] = field(default_factory=dict[Any, Any])
 
     def shape(self, node: Any) -> Shape | None:
         """The shape of a tensor, as far as it is known."""
         known = self.tensors.get(node)
         return known.shape if known is not None else None
+
+    def operation(self, node: Any) -> Op | None:
+        """The operation that writes a tensor, where it is understood."""
+        return self.found[node][0][0] if node in self.found and len(self.found[node][0]) == 1 else None
+
+    def step_shape(self, name: str) -> Shape | None:
+        """The shape of a tensor by its name, those between the operations of one call included."""
+        named = (tensor for tensor in (*self.steps.values(), *self.tensors.values()) if tensor.name == name)
+        return next((tensor.shape for tensor in named), None)
 
     def foreign_shape(self, node: Any) -> tuple[Shape | None, str | None]:
         """What torch itself says of the result of a call that is not understood."""
@@ -90,23 +109,40 @@ def read_graph(traced: Traced) -> Reading:
 
 def _read_node(node: Any, reader: Reader, context: Context) -> None:
     pinned = node.op == "call_module" and node.target in reader.traced.pinned
-    reading = None if pinned else read_call(node, context)
-    if reading is None and not pinned:
-        moved = read_layout(node, reader.values, reader.shape, reader.found.__contains__)
-        reading = None if moved is None else (moved[0], (moved[1],))
+    steps = None if pinned else _understood(node, reader, context)
     dtype = next((reader.tensors[s].dtype for s in reader.values.tensors(node) if s in reader.tensors), "float32")
-    if reading is not None:
+    if steps is not None:
         try:
-            shape = infer(reading[0], [reader.shape(source) for source in reading[1]])[0]
+            shape = infer(steps[0][0], [reader.shape(source) for source in steps[1]])[0]
+            for op in steps[0][1:]:
+                shape = infer(op, [shape])[0]
         except GraphError:
-            reading = None
+            steps = None
         else:
-            reader.found[node] = reading
+            reader.found[node] = steps
             reader.tensors[node] = Tensor(reader.names.tensor(node), shape, dtype)
-    if reading is None:
+    if steps is None:
         shape, own = reader.foreign_shape(node)
         shape = shape or asked_of(node, reader.values)
         reader.tensors[node] = Tensor(reader.names.tensor(node), shape, own or dtype)
+
+
+def _understood(node: Any, reader: Reader, context: Context) -> Steps | None:
+    """What a call means, alone or together with those before it."""
+    reading = read_call(node, context)
+    if reading is not None:
+        return (reading[0],), reading[1]
+    moved = read_layout(node, reader.values, reader.shape, reader.found.__contains__)
+    if moved is not None:
+        return (moved[0],), (moved[1],)
+    border = read_border(node, reader.values, reader.shape, reader.operation)
+    if border is None:
+        return None
+    ops, start, absorbs = border
+    if not absorbs:
+        return ops, (start,)
+    reader.absorbed[node] = start
+    return ops, reader.found[start][1]
 
 
 def _assemble(reader: Reader) -> Reading:
@@ -120,13 +156,13 @@ def _assemble(reader: Reader) -> Reading:
         mine = tuple(part for part in parts.get(node, (node,)) if part in needed)
         if node not in reader.tensors or node.op == "placeholder" or node in items or not mine:
             continue
-        built, source = _node(node, mine, reader)
+        built, source = _nodes(node, mine, reader)
         needed.update(source.inputs)
-        nodes.append(built)
-        sources[built.name] = source
+        nodes += reversed(built)
+        sources[built[-1].name] = source
     inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
     used = {*inputs, *needed}
-    tensors = {reader.tensors[node].name: reader.tensors[node] for node in reader.tensors if node in used}
+    tensors = {reader.tensors[node].name: reader.tensors[node] for node in reader.tensors if node in used} | reader.steps
     graph = Graph(
         tuple(reversed(nodes)),
         tuple(reader.tensors[node].name for node in inputs),
@@ -165,24 +201,26 @@ def _is_pick(user: Any, source: Any, reader: Reader) -> bool:
     return picked and isinstance(user.args[1], (int, str)) and user not in reader.found
 
 
-def _node(node: Any, mine: tuple[Any, ...], reader: Reader) -> tuple[Node, Source]:
-    reading = reader.found.get(node)
-    if reading is not None:
-        op, inputs = reading
-    else:
+def _nodes(node: Any, mine: tuple[Any, ...], reader: Reader) -> tuple[list[Node], Source]:
+    """The graph's nodes for a call; several where it takes several operations to say what the call does."""
+    ops, inputs = reader.found.get(node, ((), ()))
+    if not ops:
         inputs = tuple(reader.values.tensors(node))
-        op = Foreign(_kind(node, reader), evaluator(mine, inputs, reader.values.module))
-    name, origin = reader.names.node(node, reader.values)
+        ops = (Foreign(_kind(node, reader), evaluator(mine, inputs, reader.values.module)),)
     reason = reader.traced.pinned.get(node.target, "") if node.op == "call_module" else ""
-    built = Node(
-        name,
-        op,
-        tuple(reader.tensors[source].name for source in inputs),
-        tuple(reader.tensors[part].name for part in mine),
-        (origin,),
-        reason,
-    )
-    return built, Source(mine, inputs, frozenset(_inner(mine, inputs, reader.values)))
+    names = tuple(reader.tensors[source].name for source in inputs)
+    built = list[Node]()
+    for index, op in enumerate(ops):
+        name, origin = reader.names.node(reader.absorbed.get(node, node) if index == 0 else node, reader.values)
+        outputs = tuple(reader.tensors[part].name for part in mine)
+        if index < len(ops) - 1:
+            shape = infer(op, [reader.step_shape(n) for n in names])[0]
+            outputs = (reader.names.extra(f"{outputs[0]}_step{index + 1}"),)
+            reader.steps[outputs[0]] = Tensor(outputs[0], shape, reader.tensors[mine[0]].dtype)
+        built.append(Node(name, op, names, outputs, (origin,), reason))
+        names = outputs
+    parts = tuple(step.name for step in built[:-1])
+    return built, Source(mine, inputs, frozenset(_inner(mine, inputs, reader.values)), parts)
 
 
 def _inner(outputs: tuple[Any, ...], inputs: tuple[Any, ...], values: Values) -> Iterator[Any]:

@@ -155,7 +155,7 @@ def _guarded(reader: Reader, ctx: Context, args: Any, kwargs: Any) -> Reading | 
     named: dict[str, Any] = {_RENAMED.get(str(key), str(key)): value for key, value in kwargs.items()}
     found: Reading | None = None
     with load().no_grad(), suppress(TypeError, ValueError, NotConstantError, AlgebraError, AttributeError):
-        found = reader(ctx, *args, **named)
+        found = reader(ctx, *map(ctx.number, args), **{key: ctx.number(value) for key, value in named.items()})
     return found if found is not None and all(ctx.values.is_tensor(source) for source in found[1]) else None
 
 

@@ -136,10 +136,16 @@ def _classes() -> tuple[Any, Any]:
     # without these, Python would read `x += y` as `x = x + y` and what else holds x would keep its old value
     names = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow")
     methods = {f"__{name}__": inplace(getattr(operator, name)) for name in names}
-    proxy_class: Any = type("InplaceProxy", (base_proxy,), methods)
+
+    def setitem(self: Any, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+    proxy_class: Any = type("InplaceProxy", (base_proxy,), {**methods, "__setitem__": setitem})
 
     class ModuleTracer(base_tracer):  # type: ignore[misc]
         """fx's tracer; keeps a module whole where it must, and leaves optional arguments at their defaults."""
+
+        proxy_buffer_attributes = True  # else what the code makes of buffers is computed here, and baked in
 
         def __init__(self) -> None:
             base_tracer.__init__(self)

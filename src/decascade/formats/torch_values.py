@@ -79,8 +79,17 @@ class Values:
             raise NotConstantError(value.name)
         if value not in self._constants:
             with load().no_grad():
-                self._constants[value] = evaluate(value, {}, self.module)
+                self._constants[value] = self._computed(value)
         return self._constants[value]
+
+    def _computed(self, node: Any) -> Any:
+        """A parameter as it is stored; what the code makes of parameters in float64."""
+        if node.op == "get_attr":
+            return evaluate(node, {}, self.module)
+        try:
+            return evaluate(node, {}, self.module, widener())
+        except (RuntimeError, TypeError):  # code that insists on its types
+            return evaluate(node, {}, self.module)
 
 
 class NotConstantError(Exception):
@@ -130,11 +139,8 @@ def attribute(module: Any, path: str) -> Any:
     return module
 
 
-def evaluator(outputs: Sequence[Any], inputs: Sequence[Any], module: Any) -> Evaluate:
-    """The meaning in float64 of the part of a graph between `inputs` and `outputs`, as a function of NumPy arrays.
-
-    It raises CannotInterpret where torch has no float64 kernel or a result is no tensor.
-    """
+def widener() -> Callable[[Any], Any]:
+    """A function that makes float64 of floating tensors, submodules (copied), and types and casts in arguments."""
     widened: dict[int, Any] = {}
 
     def adapt(value: Any) -> Any:
@@ -150,6 +156,16 @@ def evaluator(outputs: Sequence[Any], inputs: Sequence[Any], module: Any) -> Eva
         if isinstance(value, torch.dtype) and value.is_floating_point:
             return torch.float64
         return "double" if isinstance(value, str) and value in ("float", "half", "bfloat16") else value
+
+    return adapt
+
+
+def evaluator(outputs: Sequence[Any], inputs: Sequence[Any], module: Any) -> Evaluate:
+    """The meaning in float64 of the part of a graph between `inputs` and `outputs`, as a function of NumPy arrays.
+
+    It raises CannotInterpret where torch has no float64 kernel or a result is no tensor.
+    """
+    adapt = widener()
 
     def run(arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         torch = load()

@@ -54,10 +54,12 @@ def write_module(reading: Reading, new: Graph) -> Any:
     for node, name in zip(placeholders, new.inputs, strict=True):
         writer.placed[name] = _bare(builder.graph.node_copy(node))
     _adopt_parts(writer, new)
+    together = _together(writer, new)
     for node in new.nodes:
-        source = writer.kept(node)
-        if source is None or not _replay(writer, node, source):
-            _emit(writer, node, new)
+        source, entry = writer.kept(node), together.get(node.name, node)
+        if entry is None or (source is not None and _replay(writer, node, source, entry.inputs)):
+            continue
+        _emit(writer, node, new)
     return _finished(writer, new)
 
 
@@ -133,9 +135,29 @@ def _bare(node: Any) -> Any:
     return node
 
 
-def _replay(writer: _Writer, node: Node, source: Source) -> bool:
+def _together(writer: _Writer, new: Graph) -> dict[str, Node | None]:
+    """Nodes that stand for one chain of calls and are all kept: the last is replayed on what the first reads.
+
+    The others map to None.  Where one of them is gone, each of the rest is emitted as a new operation.
+    """
+    present, found = {node.name: node for node in new.nodes}, dict[str, Node | None]()
+    for node in new.nodes:
+        source = writer.kept(node)
+        if source is None or not source.parts:
+            continue
+        parts = [present.get(name) for name in source.parts]
+        alone = all(p is not None and len(new.consumers[p.output]) == 1 for p in parts)
+        same = all(p is not None and p.op is writer.reading.nodes[p.name].op for p in parts)
+        if alone and same and not any(p is not None and p.output in new.outputs for p in parts):
+            found.update(dict.fromkeys(source.parts), **{node.name: parts[0]})
+    return found
+
+
+def _replay(writer: _Writer, node: Node, source: Source, inputs: tuple[str, ...]) -> bool:
     """Copy the calls of a kept node; False if one of them asks the size of a tensor that is gone."""
-    known = {old: writer.placed[name] for old, name in zip(source.inputs, node.inputs, strict=True)}
+    if len(source.inputs) != len(inputs) or (source.parts and inputs == node.inputs):
+        return False
+    known = {old: writer.placed[name] for old, name in zip(source.inputs, inputs, strict=True)}
     order = list[Any]()
     for output in source.outputs:
         if not _plan(writer, output, source, known, order):
