@@ -106,7 +106,9 @@ def find_border(program: Program) -> Border:
         AlgebraError: paths to the output whose strides differ.
     """
     spans = _Spans(program)
-    axes = tuple(_axis_classes(program, spans, a) for a in range(program.rank))
+    alike = {_profile(program, a): a for a in reversed(range(program.rank))}
+    found = {a: _axis_classes(program, spans, a) for a in alike.values()}
+    axes = tuple(found[alike[_profile(program, a)]] for a in range(program.rank))
     unknown = any(n is None for n in program.size[program.entry])
     if unknown:
         kind = _kind_of_unknown(program)
@@ -118,6 +120,16 @@ def find_border(program: Program) -> Border:
     if any(isinstance(step.op, Scale) for step in program.steps) and any(len(c or ()) > 1 for c in axes):
         return Border(program, axes, "ring")
     return Border(program, axes, "bias" if _constant_cut(program, axes) else "free")
+
+
+def _profile(program: Program, axis: int) -> tuple[object, ...]:
+    """All that the classes along an axis depend on: the same for the axes of square maps and kernels."""
+    def seen(op: LinearOp) -> object:
+        if isinstance(op, Scale):
+            return op.factors[axis].tobytes()
+        return (op.axes[axis], op.padding[axis]) if isinstance(op, Conv) and op.rank else None
+
+    return (*(seen(step.op) for step in program.steps), *(s[axis] if s else None for s in program.size.values()))
 
 
 def _constant_cut(program: Program, axes: tuple[tuple[AxisClass, ...] | None, ...]) -> bool:

@@ -105,8 +105,6 @@ class Partition:
                 merged = self.merged(blocks[i:j])
                 if merged is not None:
                     options.append(self._longer(best[i], merged))
-                elif self.hopeless(blocks[i], blocks[j - 1]):
-                    break
             best.append(min(options, key=self._rank))
         return best[-1].blocks()
 
@@ -133,11 +131,6 @@ class Partition:
                 self.known[entry, exit_] = found
         found = self.known.get((entry, exit_))
         return None if found is None or not found.kind else Block(entry, exit_, nodes, found.cost, 1, found.operations, found)
-
-    def hopeless(self, first: Block, last: Block) -> bool:
-        """A run that outgrows the cap: longer ones do too."""
-        refusal = self.refusals.get((first.entry, last.exit))
-        return refusal is not None and "cap" in refusal.numbers
 
     def better(self, a: Block, b: Block) -> bool:
         return self._rank(self._longer(_START, a)) < self._rank(self._longer(_START, b))
