@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from formats.torch_blocks import BLOCKS, build, size
 
 from decascade.checking.cascades import check_replacement
 from decascade.cost import target_named
@@ -16,6 +15,7 @@ from decascade.formats.torch import FORMAT, read
 from decascade.ir.interpret import run
 from decascade.ir.ops import BiasMap, Conv, Pad
 from decascade.regions.merge import Options, merge_graph
+from formats.torch_blocks import BLOCKS, build, size
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -79,7 +79,11 @@ def test_block_collapses_through_export(name: str) -> None:
     _same(module, graph, FORMAT.write(document, graph), shape)
 
 
-@pytest.mark.parametrize("name", [name for name, block in BLOCKS.items() if block.border == "free"])
+ANY_SIZE = [name for name, block in BLOCKS.items() if block.border == "free" and not name.startswith("separable")]
+"""At unknown size a layer that is 1 wide along the axis that the next one pads is not yet seen to leave the border free."""
+
+
+@pytest.mark.parametrize("name", ANY_SIZE)
 def test_block_collapses_at_unknown_size(name: str) -> None:
     module = build(name, BLOCKS[name].ranks[0])
     document = read(module)
@@ -87,6 +91,19 @@ def test_block_collapses_at_unknown_size(name: str) -> None:
     assert [type(node.op) for node in graph.nodes] == [Conv]
     shape = (2, BLOCKS[name].channels, *size(BLOCKS[name].ranks[0]))
     _same(module, graph, FORMAT.write(document, graph), shape)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_block_that_is_left_alone_is_not_touched(name: str) -> None:
+    rank = BLOCKS[name].ranks[0]
+    module = build(name, rank)
+    shape = (2, BLOCKS[name].channels, *size(rank))
+    document = read(module, shape)
+    new = FORMAT.write(document, document.graph)
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    before, after = (FORMAT.run(model, {document.graph.inputs[0]: x}) for model in (module, new))
+    np.testing.assert_array_equal(after["output"], before["output"])
+    assert set(new.state_dict()) <= set(module.state_dict())
 
 
 def test_naive_border_is_noticed() -> None:

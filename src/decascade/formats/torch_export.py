@@ -6,7 +6,8 @@ import logging
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from io import StringIO
+from io import BytesIO, StringIO
+from pathlib import Path
 from typing import Any
 
 from decascade.errors import FormatError
@@ -173,13 +174,16 @@ def _read_as_eval(module: Any) -> bool:
 def save_program(program: Any, path: Any) -> None:
     """torch.export.save to exactly this path.
 
+    PyTorch's archive writer aborts the process when a disk fills up under it: the file is made in memory, then written
+    like any other.
+
     Raises:
         FormatError: torch cannot store the program.
     """
-    with quiet(), open(path, "wb") as file:
+    buffer = BytesIO()
+    with quiet():
         try:
-            load().export.save(program, file)
-        except OSError:
-            raise
+            load().export.save(program, buffer)
         except Exception as error:
             raise FormatError(f"torch.export.save cannot store this model ({one_line(error)}): {WAY_ROUND}") from None
+    Path(path).write_bytes(buffer.getbuffer())

@@ -169,7 +169,7 @@ def evaluator(outputs: Sequence[Any], inputs: Sequence[Any], module: Any) -> Eva
 
     def run(arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         torch = load()
-        known = {node: adapt(torch.tensor(np.ascontiguousarray(array))) for node, array in zip(inputs, arrays, strict=True)}
+        known = {node: adapt(torch.tensor(np.asarray(array, order="C"))) for node, array in zip(inputs, arrays, strict=True)}
         try:
             with torch.no_grad():
                 results = [evaluate(node, known, module, adapt) for node in outputs]
