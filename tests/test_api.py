@@ -133,6 +133,20 @@ def test_live_model_is_not_changed() -> None:
     assert result.source is None
 
 
+def test_live_pytorch_module(tmp_path: Path) -> None:
+    torch: Any = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d
+    model = torch.nn.Sequential(conv(3, 64, 3, padding=1), conv(64, 8, 1), torch.nn.ReLU(), conv(8, 8, 3)).eval()
+    result = dc.merge(model, input_shape=(1, 3, 16, 16))
+    assert result.report.cascades[0].layers == ("0", "1")
+    assert not result.report.notes
+    assert isinstance(result.model, torch.nn.Module)
+    result.save(tmp_path / "small.pt2")
+    assert dc.verify(model, tmp_path / "small.pt2", input_shape=(1, 3, 16, 16)).same
+    assert dc.inspect(model).notes == ("sizes that the model leaves open are costed as 64",)
+
+
 def test_wrong_merge_is_never_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer is broken on purpose: one weight of the last layer is off by a thousandth."""
     form = api.format_of("m.onnx")

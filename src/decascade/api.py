@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from inspect import signature
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from decascade.checking.cascades import check_replacement
 from decascade.checking.data import load_data
 from decascade.checking.models import Subject, compare
 from decascade.checking.plan import plan, with_data, work
-from decascade.checking.samples import Range, from_data
+from decascade.checking.samples import Range, from_data, open_sizes
 from decascade.cost import Cost, Target, target_named
 from decascade.errors import OutputError, UsageError, VerificationError
 from decascade.formats.base import Document, Format
@@ -24,12 +25,13 @@ from decascade.formats.registry import format_of
 from decascade.ir.graph import Graph
 from decascade.ir.ops import Conv, ConvTranspose, Dense
 from decascade.output import Item, check_place, write_all
-from decascade.regions.merge import Cascade, Options, merge_graph, sized
+from decascade.regions.merge import NOMINAL, Cascade, Options, merge_graph, sized
 from decascade.report.facts import CascadeFacts, CostFacts, ErrorFacts, Layers, Report, VerificationFacts
 
 Progress = Callable[[str, float], None]
 Policy = Literal["profitable", "always"]
 Border = Literal["exact", "refuse"]
+InputShape = Sequence[int] | Mapping[str, Sequence[int]]
 PACKAGES = {"onnx": ("onnx", "onnx-ir", "onnxruntime"), "keras": ("keras", "tensorflow-cpu", "tensorflow"), "torch": ("torch",)}
 """Whose versions a report names."""
 KERNELS = (Conv, ConvTranspose, Dense)
@@ -65,11 +67,12 @@ class MergeResult:
 
 def inspect(
     model: object, *, target: str | Target = "macs", policy: Policy = "profitable", border: Border = "exact",
-    max_growth: float = 16.0, progress: Progress | None = None,
+    max_growth: float = 16.0, input_shape: InputShape | None = None, progress: Progress | None = None,
 ) -> Report:
     """Every cascade of a model: its layers, what `merge` would do with it, at what cost, and why not where it would not.
 
-    `model`: a file or a live object (see `formats.registry`).  Nothing is run and nothing is written.
+    `model`: a file or a live object (see `formats.registry`).  Nothing is run and nothing is written.  `input_shape`: for a
+    live PyTorch module, which does not know the shapes of its inputs: (N, C, *S), or one by input name.
 
     Raises:
         FormatError: a model that cannot be read.
@@ -77,7 +80,7 @@ def inspect(
     """
     start = perf_counter()
     options = _options(target, policy, border, max_growth)
-    form, document = _read(model)
+    form, document = _read(model, input_shape)
     graph, cascades = merge_graph(document.graph, options, progress)
     facts = tuple(_facts(c, options.target.unit, None) for c in cascades)
     return _report("inspect", model, form, document, graph, options.target, facts, None,
@@ -86,14 +89,15 @@ def inspect(
 
 def merge(
     model: object, *, target: str | Target = "macs", policy: Policy = "profitable", border: Border = "exact",
-    max_growth: float = 16.0, input_range: Sequence[float] | None = None, verify: bool = True, seed: int = 0,
-    progress: Progress | None = None,
+    max_growth: float = 16.0, input_range: Sequence[float] | None = None, input_shape: InputShape | None = None,
+    verify: bool = True, seed: int = 0, progress: Progress | None = None,
 ) -> MergeResult:
     """Replace every cascade by the cheapest layers that compute the same on every input, borders included.
 
     `policy` "always" takes the fewest layers whatever they cost, within `max_growth` times the stored parameters.
     `border` "refuse" leaves alone what would need its border corrected.  `input_range`: what the random inputs of the
-    verification are drawn from; the merge itself holds for all inputs.  The given model is never changed.
+    verification are drawn from; the merge itself holds for all inputs.  `input_shape`: as for `inspect`.  The given model is
+    never changed.
 
     Raises:
         FormatError: a model that cannot be read.
@@ -103,7 +107,7 @@ def merge(
     start = perf_counter()
     options, limits = _options(target, policy, border, max_growth), _range(input_range)
     _seed(seed)
-    form, document = _read(model)
+    form, document = _read(model, input_shape)
     graph, cascades = merge_graph(document.graph, options, progress)
     native = form.write(document, graph)
     errors, verification = [None] * len(cascades), None
@@ -122,13 +126,14 @@ def merge(
 
 
 def verify(
-    a: object, b: object, *, data: object = None, input_range: Sequence[float] | None = None, seed: int = 0,
-    progress: Progress | None = None,
+    a: object, b: object, *, data: object = None, input_range: Sequence[float] | None = None,
+    input_shape: InputShape | None = None, seed: int = 0, progress: Progress | None = None,
 ) -> VerificationFacts:
     """Whether two models, of whatever formats, are the same function up to rounding; the worst error and where.
 
     `data`: an array, a mapping of input names to arrays, a `.npz` file with `x` or the input names, or a `.npy` file, in
     the layout of `a`; without it random inputs from `input_range` (default −1 to 1), its corners and single pixels.
+    `input_shape`: as for `inspect`.
 
     Raises:
         FormatError: a model that cannot be read.
@@ -137,7 +142,7 @@ def verify(
     """
     limits = _range(input_range)
     _seed(seed)
-    first, second = Subject(*_read(a)), Subject(*_read(b))
+    first, second = Subject(*_read(a, input_shape)), Subject(*_read(b, input_shape))
     rng = np.random.default_rng(seed)
     if data is None:
         chosen = plan(first, limits, rng)
@@ -203,9 +208,13 @@ def _seed(seed: int) -> None:
         raise UsageError(f"seed = {seed}: give a whole number from 0 on")
 
 
-def _read(model: object) -> tuple[Format, Document]:
+def _read(model: object, input_shape: InputShape | None = None) -> tuple[Format, Document]:
     form = format_of(model)
-    return form, form.read(Path(model) if isinstance(model, str) else model)
+    source = Path(model) if isinstance(model, str) else model
+    if input_shape is None or isinstance(source, Path) or "input_shape" not in signature(form.read).parameters:
+        return form, form.read(source)
+    shaped: Any = form
+    return form, shaped.read(source, input_shape=input_shape)
 
 
 def _check_cascades(
@@ -248,12 +257,14 @@ def _report(
 ) -> Report:
     before, after = sized(document.graph), sized(graph)
     counts = [sum(isinstance(n.op, KERNELS) for n in g.nodes) for g in (before, after)]
+    sizes = f"sizes that the model leaves open are costed as {NOMINAL}"
+    notes = (*document.notes, *([sizes] if open_sizes(document.graph) else []))
     name = document.source.name if document.source is not None else f"live {form.name} model"
     return Report(
         action=action, model=name, output=None, target=target.name,
         cost=_cost(target.graph_cost(before), target.graph_cost(after), target.unit),
         layers=Layers(counts[0], counts[1] - corrections, corrections), cascades=cascades,
-        verification=verification, versions=_versions(form), seconds=round(perf_counter() - start, 3), notes=document.notes,
+        verification=verification, versions=_versions(form), seconds=round(perf_counter() - start, 3), notes=notes,
     )
 
 
