@@ -7,17 +7,36 @@ import numpy as np
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.ops import (
-    Activation, Add, Affine, BiasMap, Concat, Dense, Flatten, GlobalPool, Pad, Pool, Select, Slice, Upsample,
+    Activation,
+    Add,
+    Affine,
+    BiasMap,
+    Concat,
+    Dense,
+    Flatten,
+    GlobalPool,
+    Pad,
+    Pool,
+    Select,
+    Slice,
+    Upsample,
 )
 from decascade.ir.shapes import infer_graph
 
 PIECEWISE = (
-    Activation("relu"), Activation("clip", (0.0, 1.0)), Activation("clip", (-0.5, np.inf)), Activation("leaky_relu", (0.2,)),
-    Activation("leaky_relu", (1.5,)), Activation("hard_swish"), Activation("hard_sigmoid", (0.2, 0.5)), Activation("abs"),
+    Activation("relu"),
+    Activation("clip", (0.0, 1.0)),
+    Activation("clip", (-0.5, np.inf)),
+    Activation("leaky_relu", (0.2,)),
+    Activation("leaky_relu", (1.5,)),
+    Activation("hard_swish"),
+    Activation("hard_sigmoid", (0.2, 0.5)),
+    Activation("abs"),
 )
-SMOOTH = tuple(Activation(k) for k in ("sigmoid", "tanh", "silu", "gelu", "gelu_tanh", "softplus", "softsign", "selu")) + (
+SMOOTH = (
+    *(Activation(k) for k in ("sigmoid", "tanh", "silu", "gelu", "gelu_tanh", "softplus", "softsign", "selu")),
     Activation("elu", (0.7,)), Activation("neg"), Activation("softmax", (1.0,)),
-)
+)  # fmt: skip
 
 
 class Builder:
@@ -55,7 +74,9 @@ def chain(*ops, shape=(2, 8, 8)) -> Graph:
 
 def conv(rng: np.random.Generator, channels: int, out: int, kernel: int = 3, **options) -> Conv:
     weight = rng.normal(size=(out, channels // options.get("groups", 1), kernel, kernel)) / kernel
-    return Conv(weight.astype(np.float32), (0.3 * rng.normal(size=out)).astype(np.float32), **{"padding": kernel // 2, **options})
+    return Conv(
+        weight.astype(np.float32), (0.3 * rng.normal(size=out)).astype(np.float32), **{"padding": kernel // 2, **options}
+    )
 
 
 def random_net(rng: np.random.Generator, depth: int = 6, smooth: bool = True) -> Graph:

@@ -11,7 +11,20 @@ from decascade.bounds.forward import apply
 from decascade.errors import CannotInterpret
 from decascade.ir.interpret import evaluate
 from decascade.ir.ops import (
-    Activation, Add, Affine, BiasMap, Concat, Dense, Flatten, GlobalPool, Identity, Pad, Pool, Select, Slice, Upsample,
+    Activation,
+    Add,
+    Affine,
+    BiasMap,
+    Concat,
+    Dense,
+    Flatten,
+    GlobalPool,
+    Identity,
+    Pad,
+    Pool,
+    Select,
+    Slice,
+    Upsample,
 )
 
 RNG = np.random.default_rng(3)
@@ -90,9 +103,11 @@ def test_adjoint_is_the_transpose(name, whole):
             window = ()
         a = RNG.normal(size=(y.shape[0], *(q - p for p, q in window), 2))
         form = Form(a, window)
-        back, constant = pull(op, form, [s for s in shapes])
+        back, constant = pull(op, form, list(shapes))
         left = np.tensordot(y[form.where], a, y.ndim)
-        right = constant + sum(np.tensordot(x[0][f.where], f.coefficients, x.ndim - 1) for x, f in zip(arrays, back, strict=True))
+        right = constant + sum(
+            np.tensordot(x[0][f.where], f.coefficients, x.ndim - 1) for x, f in zip(arrays, back, strict=True)
+        )
         assert np.abs(left - right).max() <= 1e-11
 
 

@@ -25,7 +25,9 @@ RELU = Activation("relu")
 
 def seed_case(rng, size=12):
     """Two zero-padded convolutions with ReLU, the first non-negative."""
-    first = Conv(np.abs(rng.normal(size=(6, 2, 3, 3))).astype(np.float32), np.abs(rng.normal(size=6)).astype(np.float32), padding=1)
+    first = Conv(
+        np.abs(rng.normal(size=(6, 2, 3, 3))).astype(np.float32), np.abs(rng.normal(size=6)).astype(np.float32), padding=1
+    )
     return chain(first, RELU, conv(rng, 6, 4), RELU, shape=(2, size, size))
 
 
@@ -55,8 +57,12 @@ def test_on_a_symmetric_box_every_channel_has_a_checked_witness():
             for v, position, sample in zip(witness.values, witness.positions, witness.samples, strict=True):
                 x = found.witnesses["x"][sample][None]
                 assert np.abs(x).max() <= 1
-                small = graph if x.shape[1:] == tuple(graph.shape("x")[1:]) else seed_case(np.random.default_rng(0), x.shape[-1])
-                assert interpret(small, {"x": x}, [tensor])[tensor][(0, witness.channel, *position)] == pytest.approx(v, abs=1e-9)
+                small = (
+                    graph if x.shape[1:] == tuple(graph.shape("x")[1:]) else seed_case(np.random.default_rng(0), x.shape[-1])
+                )
+                assert interpret(small, {"x": x}, [tensor])[tensor][(0, witness.channel, *position)] == pytest.approx(
+                    v, abs=1e-9
+                )
 
 
 def extremes(graph, tensor, lo, hi, rng):
@@ -75,8 +81,15 @@ def extremes(graph, tensor, lo, hi, rng):
 @pytest.mark.parametrize("seed", range(8))
 def test_no_proof_is_contradicted_and_small_networks_are_decided(seed):
     rng = np.random.default_rng(seed)
-    graph = chain(conv(rng, 2, 4, padding=0), RELU, conv(rng, 4, 4, padding=0), Activation("clip", (0.0, 0.5)),
-                  conv(rng, 4, 3, 1), Activation("leaky_relu", (0.1,)), shape=(2, 5, 5))
+    graph = chain(
+        conv(rng, 2, 4, padding=0),
+        RELU,
+        conv(rng, 4, 4, padding=0),
+        Activation("clip", (0.0, 0.5)),
+        conv(rng, 4, 3, 1),
+        Activation("leaky_relu", (0.1,)),
+        shape=(2, 5, 5),
+    )
     lo, hi = sorted(rng.normal(size=2) * 0.5)
     certificate = prove(graph, (lo, hi), 20)
     assert certificate.decided("neurons") >= 0.99
@@ -115,12 +128,24 @@ def brute_lowest(graph, tensor, lo, hi):
     return found[tensor].min(axis=-1)
 
 
-@pytest.mark.parametrize("op", [RELU, Activation("clip", (0.0, 0.4)), Activation("leaky_relu", (0.3,)), Activation("abs"),
-                                Activation("hard_sigmoid", (0.5, 0.5))], ids=lambda op: op.kind)
+@pytest.mark.parametrize(
+    "op",
+    [
+        RELU,
+        Activation("clip", (0.0, 0.4)),
+        Activation("leaky_relu", (0.3,)),
+        Activation("abs"),
+        Activation("hard_sigmoid", (0.5, 0.5)),
+    ],
+    ids=lambda op: op.kind,
+)
 def test_the_exact_program_finds_the_minimum(op):
     """Bisection over thresholds: proved below the minimum, found above it; the minimum lies at a corner or lower."""
     rng = np.random.default_rng(4)
-    layers = [Dense(Conv(rng.normal(size=s).astype(np.float32), rng.normal(size=s[0]).astype(np.float32))) for s in ((5, 4), (4, 5), (2, 4))]
+    layers = [
+        Dense(Conv(rng.normal(size=s).astype(np.float32), rng.normal(size=s[0]).astype(np.float32)))
+        for s in ((5, 4), (4, 5), (2, 4))
+    ]
     graph = chain(layers[0], op, layers[1], op, layers[2], RELU, shape=(4,))
     tensor = graph.nodes[4].outputs[0]
     tracer = Tracer(graph, propagate(graph, Box.of(graph, (-1, 1))))
@@ -234,10 +259,20 @@ def test_unknown_sizes_are_refused():
     from dataclasses import replace
 
     from decascade.ir.graph import Tensor
-    open_size = replace(graph, nodes=graph.nodes[2:], inputs=(graph.nodes[1].output,), tensors={
-        **graph.tensors, graph.nodes[1].output: Tensor(graph.nodes[1].output, ("N", 2, "H", 4)),
-        graph.nodes[2].output: Tensor(graph.nodes[2].output, ("N", 2, "H", 4))})
-    with pytest.raises(UsageError, match="is not known before the model runs: proofs over an input range need a model of fixed"):
+
+    open_size = replace(
+        graph,
+        nodes=graph.nodes[2:],
+        inputs=(graph.nodes[1].output,),
+        tensors={
+            **graph.tensors,
+            graph.nodes[1].output: Tensor(graph.nodes[1].output, ("N", 2, "H", 4)),
+            graph.nodes[2].output: Tensor(graph.nodes[2].output, ("N", 2, "H", 4)),
+        },
+    )
+    with pytest.raises(
+        UsageError, match="is not known before the model runs: proofs over an input range need a model of fixed"
+    ):
         prove(open_size, (0, 1))
 
 

@@ -52,7 +52,9 @@ def test_backward_bounds_hold_and_are_no_looser_where_it_counts(seed):
     graph = random_net(rng)
     lo, hi = sorted(0.4 * rng.normal(size=2))
     bounds = propagate(graph, Box.of(graph, (lo, hi)))
-    x = np.clip(samples(graph, lo, hi, rng), np.nextafter(np.float32(lo), np.float32(9)), np.nextafter(np.float32(hi), np.float32(-9)))
+    x = np.clip(
+        samples(graph, lo, hi, rng), np.nextafter(np.float32(lo), np.float32(9)), np.nextafter(np.float32(hi), np.float32(-9))
+    )
     found = values(graph, x)
     assert backward_violations(graph, bounds, found, rng) == 0
 
@@ -72,7 +74,7 @@ def backward_violations(graph, bounds, found, rng):
     return bad
 
 
-def test_a_form_over_a_window_is_bounded(rng=None):
+def test_a_form_over_a_window_is_bounded():
     rng = np.random.default_rng(5)
     graph = random_net(rng, smooth=False)
     bounds = propagate(graph, Box.of(graph, (-1, 1)))
@@ -128,7 +130,8 @@ def test_a_missing_slack_is_caught(monkeypatch):
     Activation("leaky_relu", (0.1,)), Activation("leaky_relu", (-0.5,)), Activation("leaky_relu", (2.0,)), Activation("abs"),
     Activation("prelu", (), np.linspace(-2, 2, 6)), Activation("hard_swish"), Activation("hard_sigmoid", (0.2, 0.5)),
     Activation("hard_sigmoid", (-0.2, 0.5)), Activation("sigmoid"), Activation("tanh"), Activation("silu"), Activation("gelu"),
-    Activation("gelu_tanh"), Activation("softplus"), Activation("softsign"), Activation("elu", (0.5,)), Activation("elu", (-0.5,)),
+    Activation("gelu_tanh"), Activation("softplus"), Activation("softsign"), Activation("elu", (0.5,)),
+    Activation("elu", (-0.5,)),
     Activation("selu"), Activation("exp"), Activation("neg"), Activation("sqrt"),
 ], ids=lambda op: f"{op.kind}{op.params}")  # fmt: skip
 def test_ranges_and_lines_enclose(op):
@@ -149,8 +152,18 @@ def test_ranges_and_lines_enclose(op):
         assert (y <= lines.high_slope * x + lines.high + tolerance).all()
 
 
-@pytest.mark.parametrize("op", [Activation("relu"), Activation("clip", (0.0, 6.0)), Activation("abs"), Activation("hard_swish"),
-                                Activation("leaky_relu", (0.1,)), Activation("hard_sigmoid", (0.2, 0.5))], ids=lambda op: op.kind)
+@pytest.mark.parametrize(
+    "op",
+    [
+        Activation("relu"),
+        Activation("clip", (0.0, 6.0)),
+        Activation("abs"),
+        Activation("hard_swish"),
+        Activation("leaky_relu", (0.1,)),
+        Activation("hard_sigmoid", (0.2, 0.5)),
+    ],
+    ids=lambda op: op.kind,
+)
 def test_regimes_are_what_the_activation_does(op):
     for piece in regimes.regimes(op, 1):
         lo, hi = max(piece.lo, -50.0), min(piece.hi, 50.0)

@@ -17,7 +17,20 @@ from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.bounds.forward import column, convolve, pool_count, taps
 from decascade.errors import CannotInterpret
 from decascade.ir.ops import (
-    Add, Affine, BiasMap, Concat, Dense, Flatten, GlobalPool, Identity, Op, Pad, Pool, Select, Slice, Upsample,
+    Add,
+    Affine,
+    BiasMap,
+    Concat,
+    Dense,
+    Flatten,
+    GlobalPool,
+    Identity,
+    Op,
+    Pad,
+    Pool,
+    Select,
+    Slice,
+    Upsample,
 )
 
 F64 = NDArray[np.float64]

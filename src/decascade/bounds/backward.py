@@ -74,8 +74,8 @@ class Tracer:
     def _error(self, name: str, form: Form) -> F64:
         slack = self.bounds[name].slack[form.where]
         if np.isinf(slack).any():
-            return np.full(form.coefficients.shape[-1], np.inf)
-        return np.tensordot(slack, np.abs(form.coefficients), slack.ndim)
+            return np.full((form.coefficients.shape[-1],), np.inf)
+        return _dot(np.abs(form.coefficients), slack)
 
     def _concrete(self, name: str, form: Form) -> F64:
         """The lowest value of the form where every entry of the tensor may take any value within its bounds."""
@@ -142,7 +142,7 @@ def _route(op: Pool, form: Form, winner: NDArray[np.int64], size: tuple[int, ...
 def _dot(coefficients: F64, values: F64) -> F64:
     """Σ a·v over all entries but the rows; a zero coefficient takes nothing even from an infinite bound."""
     if np.isfinite(values).all():
-        return np.tensordot(values, coefficients, values.ndim)
+        return np.asarray(np.tensordot(values, coefficients, values.ndim), np.float64)
     with np.errstate(invalid="ignore"):
         terms = np.where(coefficients == 0, 0.0, coefficients * values[..., None])
     return terms.sum(axis=tuple(range(values.ndim)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,13 +49,13 @@ class Box:
         if isinstance(given, Box):
             return given
         if isinstance(given, Mapping):
-            table: Mapping[str, object] = given  # type: ignore[assignment]
-            if not {"lo", "hi"} >= set(table):
+            table = cast(Mapping[str, object], given)
+            if not set(table) <= {"lo", "hi"}:
                 missing = [n for n in graph.inputs if n not in table]
                 if missing:
                     raise UsageError(f"input range without an entry for input {missing[0]}: give one for each input")
                 return Box({n: _interval(graph, n, *_pair(table[n])) for n in graph.inputs})
-        low, high = _pair(given)
+        low, high = _pair(cast(object, given))
         return Box({n: _interval(graph, n, low, high) for n in graph.inputs})
 
     def facts(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Box:
         """Per sample of x (N, C, *S) whether it lies in the box."""
         array, interval = np.asarray(x), self.intervals[name]
         inside = (array >= interval.lo) & (array <= interval.hi)
-        return inside.reshape(len(array), -1).all(axis=1)
+        return np.asarray(inside.reshape(len(array), -1).all(axis=1))
 
 
 def _pair(given: object) -> tuple[ArrayLike, ArrayLike]:
@@ -81,10 +81,12 @@ def _pair(given: object) -> tuple[ArrayLike, ArrayLike]:
                 raise
             raise UsageError(f"{given}: cannot be read as an .npz file of an input range: {error}") from None
     if isinstance(given, Mapping):
-        table: Mapping[str, Any] = given  # type: ignore[assignment]
+        table = cast(Mapping[str, Any], given)
         return table["lo"], table["hi"]
-    if isinstance(given, Sequence) and len(given) == 2:  # type: ignore[arg-type]
-        return given[0], given[1]  # type: ignore[return-value]
+    if isinstance(given, Sequence):
+        pair = cast(Sequence[Any], given)
+        if len(pair) == 2:
+            return pair[0], pair[1]
     raise UsageError(f"input range {given!r}: give the lowest and the highest value, two arrays, or an .npz with lo and hi")
 
 

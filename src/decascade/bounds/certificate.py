@@ -69,7 +69,8 @@ class ActivationRecord:
     @property
     def counts(self) -> dict[str, int]:
         """Channels per status, the proven ones by regime ("proven-active")."""
-        told = [f"proven-{self.regimes[r]}" if s is Status.PROVEN else str(s) for s, r in zip(self.status, self.regime, strict=True)]
+        pairs = zip(self.status, self.regime, strict=True)
+        told = [f"proven-{self.regimes[r]}" if s is Status.PROVEN else str(s) for s, r in pairs]
         return dict(Counter(told))
 
     @property

@@ -158,8 +158,8 @@ class _Build:
         rows: list[dict[int, float]] = [{} for _ in range(count)]
         for name, form in forms.items():
             used = np.argwhere(np.any(form.coefficients != 0, axis=-1))
-            found = [(tuple(int(i) for i in at), (int(at[0]), *(int(p + w[0]) for p, w in zip(at[1:], form.window, strict=True))))
-                     for at in used]
+            inside = [tuple(int(i) for i in at) for at in used]
+            found = [(at, (at[0], *(p + w[0] for p, w in zip(at[1:], form.window, strict=True)))) for at in inside]
             made = self._made(name, [where for _, where in found])
             for at, where in found:
                 for row, a in zip(rows, form.coefficients[at], strict=True):
@@ -212,7 +212,8 @@ class _Build:
         terms, one = {z: float(first.slope[channel])}, self._one()
         terms[one] = first.shift
         for before, after in pairwise(pieces):
-            assert before.slope is not None and after.slope is not None
+            assert before.slope is not None
+            assert after.slope is not None
             t, change = after.lo, float(after.slope[channel] - before.slope[channel])
             if t <= lo:
                 terms[z] += change
@@ -244,7 +245,8 @@ def _solve(build: _Build, objective: Mapping[int, float], seconds: float) -> Ans
         cost[column] = a
     found = optimize.milp(
         cost, integrality=np.array(p.integer), bounds=optimize.Bounds(np.array(p.lower), np.array(p.upper)),
-        constraints=optimize.LinearConstraint(matrix, np.array(p.low), np.array(p.high)), options={"time_limit": max(seconds, 0.05)},
+        constraints=optimize.LinearConstraint(matrix, np.array(p.low), np.array(p.high)),
+        options={"time_limit": max(seconds, 0.05)},
     )
     if found.status == 2:
         return Answer("proved")

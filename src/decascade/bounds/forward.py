@@ -21,7 +21,21 @@ from decascade.ir.activations import activate
 from decascade.ir.graph import Graph
 from decascade.ir.interpret import evaluate
 from decascade.ir.ops import (
-    Activation, Add, Affine, BiasMap, Concat, Dense, Flatten, Foreign, GlobalPool, Identity, Op, Pad, Pool, Select, Slice,
+    Activation,
+    Add,
+    Affine,
+    BiasMap,
+    Concat,
+    Dense,
+    Flatten,
+    Foreign,
+    GlobalPool,
+    Identity,
+    Op,
+    Pad,
+    Pool,
+    Select,
+    Slice,
     Upsample,
 )
 

@@ -21,7 +21,17 @@ from decascade.bounds.box import Box
 from decascade.errors import GraphError
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.ops import (
-    Activation, Add, Affine, Concat, Identity, Op, Pad, Pool, Select, Slice, Upsample,
+    Activation,
+    Add,
+    Affine,
+    Concat,
+    Identity,
+    Op,
+    Pad,
+    Pool,
+    Select,
+    Slice,
+    Upsample,
 )
 from decascade.ir.shapes import infer_graph
 

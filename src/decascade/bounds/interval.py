@@ -23,6 +23,7 @@ from decascade.ir.graph import Graph
 from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, GlobalPool, Op, Pad, Pool
 
 F64 = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 FUSED = 8
 """Terms added to every sum for a runtime that folds a scale into the kernel before it multiplies."""
@@ -151,7 +152,7 @@ def _linear(op: Conv | ConvTranspose | Dense, stacked: F64, weight: F64) -> F64:
     return np.moveaxis(plain(np.moveaxis(stacked, -1, 0)), 0, -1)
 
 
-def _signed(lo: F64, hi: F64, slack: F64, positive: F64, negative: F64, lost: F64) -> Bounds:
+def _signed(lo: F64, hi: F64, slack: F64, positive: Flags, negative: Flags, lost: Flags) -> Bounds:
     """Bounds widened by the slack, but not beyond zero where every term has one sign."""
     low, high = lo - slack, hi + slack
     low = np.where(positive, np.maximum(low, 0), low)
@@ -168,11 +169,12 @@ def _summed(lo: F64, hi: F64, size: F64, terms: int, u: float) -> Bounds:
 def _scaled(op: Affine, x: Bounds, u: float) -> Bounds:
     scale, shift = (column(a.astype(np.float64), x.lo.ndim) for a in (op.scale, op.shift))
     with np.errstate(invalid="ignore"):
-        ends = [np.where(scale == 0, 0.0, scale * a) for a in (x.lo, x.hi)]
+        ends: list[F64] = [np.where(scale == 0, 0.0, scale * a).astype(np.float64) for a in (x.lo, x.hi)]
     lo, hi = np.minimum(*ends), np.maximum(*ends)
     slack = gamma(2, u) * (np.maximum(np.abs(lo), np.abs(hi)) + np.abs(shift)) + TINY
     same_low, same_high = (lo >= 0) & (shift >= 0), (hi <= 0) & (shift <= 0)
-    return _signed(lo + shift, hi + shift, slack, same_low, same_high, np.isinf(slack))
+    low, high = (lo + shift).astype(np.float64), (hi + shift).astype(np.float64)
+    return _signed(low, high, slack.astype(np.float64), same_low, same_high, np.isinf(slack))
 
 
 def _added(op: Add, sources: Sequence[Bounds], u: float) -> Bounds:

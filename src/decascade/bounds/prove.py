@@ -7,7 +7,7 @@ each tightening what follows; ascent towards the regimes that were not seen.  Fi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -30,6 +30,7 @@ from decascade.ir.shapes import infer_graph
 
 Progress = Callable[[str, float], None]
 Ints8 = NDArray[np.int8]
+F64 = NDArray[np.float64]
 ENOUGH = 0.02
 """Share of open neurons below which the bounds of those with a witness are not worth their time."""
 
@@ -86,7 +87,7 @@ class _Work:
         nodes = activations(graph)
         if not nodes:
             return None
-        ahead = _numbered(part(graph, [n.inputs[0] for n in nodes]))
+        ahead = _numbered(part(graph, [n.inputs[0] for n in nodes]), box)
         classes = Classes()
         own = classes.of(ahead, box)
         small, axes = smallest(ahead, box, classes)
@@ -171,7 +172,7 @@ class _Work:
                 continue
             if self.left() < until:
                 break
-            low, high = neuron_bounds(tracer, s.tensor, channels.tolist(), s.spots[k])
+            low, high = neuron_bounds(tracer, s.tensor, channels.tolist(), s.spots[int(k)])
             at = np.ix_(channels, *self._positions(s, int(k)))
             tail = (1,) * (lo.ndim - 1)
             lo[at] = np.maximum(lo[at], low.reshape(-1, *tail))
@@ -220,7 +221,7 @@ class _Work:
         known = np.flatnonzero(s.seen.reshape(*s.seen.shape[:2], -1)[:, goal.channel, k])
         if not len(known):
             return False
-        threshold = s.pieces[known.max()].hi if goal.direction > 0 else s.pieces[known.min()].lo
+        threshold = s.pieces[int(known.max())].hi if goal.direction > 0 else s.pieces[int(known.min())].lo
         answer = lowest_reaches(
             Tracer(self.graph, self.bounds), s.tensor, goal.channel, goal.position, threshold, -goal.direction, seconds)
         if answer.inputs is not None:
@@ -283,28 +284,36 @@ class _Work:
             Status.OPEN: int((((proven < 0) & ~unstable) * s.weight).sum()),
         }
         source = self.bounds[s.tensor]
-        lo, hi = source.lo.reshape(len(flat), -1).min(axis=1), source.hi.reshape(len(flat), -1).max(axis=1)
-        ends = [min(lo[c] - s.pieces[r].lo, s.pieces[r].hi - hi[c]) for c, r in enumerate(regime) if r >= 0]
+        lo: F64 = source.lo.reshape(len(flat), -1).min(axis=1)
+        hi: F64 = source.hi.reshape(len(flat), -1).max(axis=1)
+        held: list[tuple[int, int]] = [(c, int(r)) for c, r in enumerate(regime) if r >= 0]
+        ends = [min(float(lo[c]) - s.pieces[r].lo, s.pieces[r].hi - float(hi[c])) for c, r in held]
         kind = s.node.op.kind if isinstance(s.node.op, Activation) else ""
         return ActivationRecord(
             s.node.name, s.node.origin, kind, tuple(p.name for p in s.pieces),
-            lo, hi, regime, status, {str(k): v for k, v in counts.items() if v}, float(min(ends)) if ends else None, witnesses,
+            lo, hi, regime, status, {str(k): v for k, v in counts.items() if v}, min(ends) if ends else None, witnesses,
         )
 
 
-def _numbered(graph: Graph) -> Graph:
-    """The graph with every size inferred.
+def _numbered(graph: Graph, box: Box) -> Graph:
+    """The graph with every size inferred; a box that gives every entry tells the size of its input.
 
     Raises:
         UsageError: a size that is only known when the model runs.
     """
-    found = infer_graph(graph)
+    tensors = dict(graph.tensors)
+    for name in graph.inputs:
+        shape, given = tensors[name].shape, box.intervals[name].lo.shape
+        if shape is not None:
+            told = (d if isinstance(d, int) or n == 1 else n for d, n in zip(shape[1:], given, strict=True))
+            tensors[name] = replace(tensors[name], shape=(shape[0], *told))
+    found = infer_graph(replace(graph, tensors=tensors))
     for name, tensor in found.tensors.items():
         if tensor.shape is None or any(not isinstance(n, int) for n in tensor.shape[1:]):
             writer = found.producer.get(name)
             kind = f", which {writer.op.kind} writes" if writer is not None and isinstance(writer.op, Foreign) else ""
             raise UsageError(
                 f"the size of {name}{kind} is not known before the model runs: proofs over an input range need a model"
-                " of fixed input size"
+                " of fixed input size, or lowest and highest values as arrays of the input's size"
             )
     return found

@@ -70,13 +70,13 @@ def patterns(limits: Limits, rng: np.random.Generator) -> Iterator[Inputs]:
     def blocks(shape: tuple[int, ...]) -> Values:
         found = np.empty((*shape, BATCH))
         for n in range(BATCH):
-            grid = rng.integers(2, 2 + max(2, max(shape[1:], default=2) // 2))
+            grid = int(rng.integers(2, 2 + max(2, max(shape[1:], default=2) // 2)))
             coarse = rng.random((shape[0], *(min(grid, s) for s in shape[1:])))
             if rng.random() < 0.7:
                 coarse = np.round(coarse)
-            for axis, size in enumerate(shape[1:], start=1):
-                coarse = coarse.take(np.arange(size) * coarse.shape[axis] // size, axis)
-            found[..., n] = coarse
+            # every entry of the picture takes that of its block
+            index = np.ix_(np.arange(shape[0]), *(np.arange(s) * min(grid, s) // s for s in shape[1:]))
+            found[..., n] = coarse[index]
         return found
 
     def halves(shape: tuple[int, ...]) -> Values:

@@ -58,7 +58,7 @@ class Seen:
 
     @property
     def unstable_channels(self) -> Bools:
-        return self.unstable.reshape(self.unstable.shape[0], -1).any(axis=1)
+        return np.asarray(self.unstable.reshape(self.unstable.shape[0], -1).any(axis=1))
 
     def inside(self, x: Values, i: int) -> Bools:
         """Entries of x beyond the margin inside regime i; any over the last axis."""

@@ -159,9 +159,9 @@ def _counts(record: ActivationRecord) -> str:
 def _line(pieces: tuple[Regime, ...], regime: NDArray[np.int8]) -> tuple[F64, F64]:
     """Slope and shift per channel of the regime it is in; NaN where it is in none."""
     slope, shift = np.full(len(regime), np.nan), np.full(len(regime), np.nan)
-    for c, r in enumerate(regime):
-        if r >= 0 and (found := pieces[r].slope) is not None:
-            slope[c], shift[c] = found[c], pieces[r].shift
+    for r, piece in enumerate(pieces):
+        if piece.slope is not None:
+            slope, shift = np.where(regime == r, piece.slope, slope), np.where(regime == r, piece.shift, shift)
     return slope, shift
 
 
