@@ -15,6 +15,7 @@ import support.setup  # noqa: F401  threads and paths, before all else
 
 # isort: split
 import argparse
+import gc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,11 @@ from support.results import Partial, write_results
 from support.setup import PARTIAL
 
 NAME = "cheaper_than_every_optimiser"
-SAMPLES = 4
+SAMPLES = 16
+SQRT3 = 3**0.5
+"""Inputs are uniform with variance 1 where nothing else is known of them."""
+PIXELS = {"yunet_n_320_320.onnx": (0.0, 255.0), "digits.onnx": (0.0, 1.0)}
+"""What models take that were trained on something else."""
 NOISE = 1.05
 """Two timings that are closer than this are equal."""
 METRICS = {"layers": "layers", "macs": "MACs", "latency": "latency", "error": "error", "time": "optimiser time"}
@@ -44,7 +49,8 @@ def measure(path: Path, quick: bool) -> dict[str, Any]:
     graph = FORMAT.read(path).graph
     rng = np.random.default_rng(0)
     shapes = {n: tuple(d if isinstance(d, int) else 1 for d in graph.shape(n) or ()) for n in graph.inputs}
-    inputs = [{n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()} for _ in range(SAMPLES)]
+    lo, hi = PIXELS.get(path.name, (-SQRT3, SQRT3))
+    inputs = [{n: rng.uniform(lo, hi, s).astype(np.float32) for n, s in shapes.items()} for _ in range(SAMPLES)]
     exact = [[run(graph, x)[n] for n in graph.outputs] for x in inputs]
     folder = PARTIAL / "out"
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,6 +66,9 @@ def measure(path: Path, quick: bool) -> dict[str, Any]:
         else:
             runs[name] = _in_onnxruntime(files[name])
             layers, macs = count(files[name], inputs[0])
+            if name == "ORT all":
+                # the same kernels as "extended" in a blocked layout, filled up with zeros that are no work to be counted
+                macs = found["ORT extended"]["macs"]
         found[name] = {"layers": layers, "macs": macs, "error": error([runs[name](x) for x in inputs], exact)}
     for name in OURS:
         runs[f"{name}, in OpenVINO"] = _in_openvino(TOOLS[OPENVINO](files[name], folder / "none"), len(exact[0]))
@@ -116,6 +125,9 @@ def losses(found: dict[str, dict[str, Any]], ours: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    # what peers import is old by now: collecting the garbage of one must not be charged to another
+    gc.collect()
+    gc.freeze()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repeats")
     parser.add_argument("--only", default="", help="models whose name has this in it")

@@ -30,7 +30,7 @@ def count(path: Path, inputs: Mapping[str, Any]) -> tuple[int, int]:
     nodes = [n for n in model.graph.node if n.op_type in CONVOLUTIONS | PRODUCTS]
     wanted = list(dict.fromkeys(name for n in nodes for name in (n.input[0], n.input[1], n.output[0]) if name not in weights))
     shapes = {name: a.shape for name, a in weights.items()} | _shapes(model, wanted, inputs)
-    return len(nodes), sum(_macs(n, shapes, weights) for n in nodes)
+    return len(nodes), sum(_macs(n, shapes) for n in nodes)
 
 
 def _shapes(model: Any, wanted: list[str], inputs: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -42,22 +42,13 @@ def _shapes(model: Any, wanted: list[str], inputs: Mapping[str, Any]) -> dict[st
     return found | {n: a.shape for n, a in zip(asked, run.run(asked, dict(inputs)) if asked else [], strict=True)}
 
 
-def _macs(node: Any, shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, Any]) -> int:
-    kernel = weights.get(node.input[1])
-    size = prod(shapes[node.input[1]]) if kernel is None else prod(_unpadded(kernel, node))
+def _macs(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    size = prod(shapes[node.input[1]])
     if node.op_type == "ConvTranspose":
         return size * prod(shapes[node.input[0]][2:])
     if node.op_type in CONVOLUTIONS:
         return size * prod(shapes[node.output[0]][2:])
     return size * prod(shapes[node.output[0]][:-1])
-
-
-def _unpadded(kernel: Any, node: Any) -> tuple[int, ...]:
-    """onnxruntime's blocked layout fills the channels up with zeros: they are not counted."""
-    if node.domain != "com.microsoft.nchwc":
-        return kernel.shape
-    used = [np.flatnonzero(np.any(kernel != 0, axis=tuple(i for i in range(kernel.ndim) if i != axis))) for axis in (0, 1)]
-    return (int(used[0].max(initial=-1)) + 1, int(used[1].max(initial=-1)) + 1, *kernel.shape[2:])
 
 
 def outputs(run: Any, inputs: Mapping[str, Any]) -> list[Any]:

@@ -46,7 +46,8 @@ def _onnxsim(source: Path, target: Path) -> None:
 
 
 def _onnxslim(source: Path, target: Path) -> None:
-    onnxslim.slim(str(source), str(target))
+    # without the table that it prints where it is given the target
+    onnx.save(onnxslim.slim(str(source)), str(target))
 
 
 def _onnxscript(source: Path, target: Path) -> None:
