@@ -160,20 +160,45 @@ def report(found: dict[str, dict[str, dict[str, Any]]]) -> None:
                 if tool in OURS and any(x["metric"] == METRICS[metric] for x in lost[name, tool]):
                     row[i] = f"**{row[i]}** (!)"
         tables.append((title, ["model", *shown], rows))
-    tables.append(("Where a peer is better", ["model", "ours", "in", "we have", "they have"], _lost_rows(lost)))
+    tables.append(("Where a peer is better", ["model", "ours", "in", "we have", "they have", "why"], _lost_rows(found, lost)))
     write_results(NAME, {"models": found, "lost": [[*k, v] for k, v in lost.items()]}, tables,
                   [f"(!): some peer is better; timings within {NOISE - 1:.0%} of each other are equal."])
 
 
-def _lost_rows(lost: dict[tuple[str, str], list[dict[str, Any]]]) -> list[list[str]]:
+def _lost_rows(found: Any, lost: dict[tuple[str, str], list[dict[str, Any]]]) -> list[list[str]]:
     rows = []
     for (name, ours), cells in lost.items():
         for metric in METRICS.values():
             here = [x for x in cells if x["metric"] == metric]
             if here:
                 theirs = ", ".join(f"{x['peer']} {_number(metric, x['theirs'])}" for x in here)
-                rows.append([name, ours, metric, _number(metric, here[0]["ours"]), theirs])
+                why = why_lost(metric, found[name], ours, here)
+                rows.append([name, ours, metric, _number(metric, here[0]["ours"]), theirs, why])
     return rows
+
+
+def why_lost(metric: str, found: dict[str, dict[str, Any]], ours: str, cells: list[dict[str, Any]]) -> str:
+    """The reason, as far as the figures themselves show it."""
+    mine, rings = found[ours], [c for c in found[ours]["cascades"] if c[0] == "merged" and c[1] == "ring"]
+    dearer = mine["macs"] > found["original"]["macs"]
+    if metric == "layers":
+        return f"{len(rings)} merged layers have border corrections, each some convolutions on a thin strip or tile"
+    if metric in ("MACs", "latency") and dearer:
+        return "policy always: fewer layers whatever they cost"
+    if metric == "latency" and all(_same_work(mine, found[x["peer"]]) for x in cells):
+        return "the same convolutions: the timing's own spread"
+    if metric == "latency":
+        return "less to compute, in more and smaller operations" if rings else "less to compute, in shapes the runtime is slower on"
+    if metric == "error":
+        return "other sums: one long one where the original has several short ones; within the float32 bound"
+    compiled = {"ORT basic", "ORT extended", "ORT all", "onnxsim"}
+    if all(x["peer"] in compiled for x in cells):
+        return "compiled code that merges nothing; decascade is Python on NumPy"
+    return "composing kernels and weighing border forms is work that the others do not do"
+
+
+def _same_work(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return (a["layers"], a["macs"]) == (b["layers"], b["macs"])
 
 
 def _cell(found: dict[str, dict[str, Any]], tool: str, metric: str) -> str:
