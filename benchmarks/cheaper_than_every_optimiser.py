@@ -188,7 +188,7 @@ def why_lost(metric: str, found: dict[str, dict[str, Any]], ours: str, cells: li
     if metric == "latency" and all(_same_work(mine, found[x["peer"]]) for x in cells):
         return "the same convolutions: the timing's own spread"
     if metric == "latency":
-        return "less to compute, in more and smaller operations" if rings else "less to compute, in shapes the runtime is slower on"
+        return f"less to compute, in {'more and smaller operations' if rings else 'shapes that the runtime is slower on'}"
     if metric == "error":
         return "other sums: one long one where the original has several short ones; within the float32 bound"
     compiled = {"ORT basic", "ORT extended", "ORT all", "onnxsim"}
