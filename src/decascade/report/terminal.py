@@ -120,9 +120,10 @@ def _cascades(rows: Iterable[CascadeFacts]) -> Table:
     for row in shown:
         table.add_row(Text(chain(row.layers)), Text(_why(row)), Text(_cost(row.cost)))
     if folds:
-        worst = max((r.error.max_rel for r in folds if r.error is not None), default=0.0)
+        errors = [r.error.max_rel for r in folds if r.error is not None]
+        error = f"; error {max(errors):.0e}" if errors else ""
         more = f" and {len(folds) - 1} more like it" if len(folds) > 1 else ""
-        table.add_row(Text(chain(folds[0].layers) + more), Text(f"{folds[0].reason}; {folds[0].tier}; error {worst:.0e}"),
+        table.add_row(Text(chain(folds[0].layers) + more), Text(f"{folds[0].reason}; {folds[0].tier}{error}"),
                       Text("the same"))
     return table
 
