@@ -20,7 +20,7 @@ PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxsim", "onnxslim", "o
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "machine": platform.machine(), "decascade": source_hash()}
+    found = {"python": platform.python_version(), "machine": platform.machine(), "decascade": SOURCE}
     for package in PACKAGES:
         try:
             found[package] = version(package)
@@ -67,12 +67,16 @@ def _write(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+SOURCE = source_hash()
+"""As the script started; what is edited meanwhile is not what is measured."""
+
+
 class Partial:
     """What an interrupted run had done, by key; forgotten once the project's code or the options have changed."""
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
         self.path = PARTIAL / f"{name}.json"
-        self.stamp = {"source": source_hash(), **options}
+        self.stamp = {"source": SOURCE, **options}
         self.done: dict[str, Any] = {}
         if self.path.exists():
             state = json.loads(self.path.read_text())
