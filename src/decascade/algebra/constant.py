@@ -68,10 +68,16 @@ def _on_entry(layer: Conv, axes: tuple[Axis, ...]) -> Conv:
 
 
 def _never_cut(border: Border, name: str) -> bool:
-    return all(
-        classes is not None and all(c.windows.get(name) == classes[0].windows.get(name) for c in classes)
-        for classes in border.axes
-    )
+    """Whether every output sees the same taps of a map."""
+    if not border.unknown:
+        return all(c.windows.get(name) == classes[0].windows.get(name) for classes in border.axes if classes for c in classes)
+    behind = {name}
+    for step in border.program.steps:
+        if behind.intersection(step.inputs):
+            if isinstance(step.op, Conv) and any(lo > 0 or hi > 0 for lo, hi in step.op.padding):
+                return False
+            behind.add(step.output)
+    return True
 
 
 def with_ones(kernel: Conv, ones: Conv) -> Conv:

@@ -129,18 +129,16 @@ def _cheapest(graph: Graph, sized: Graph, segment: Segment, border: Border, opti
             # First what pays at all, then what does not store more than the cascade did, then what is cheapest; of
             # equals the one with fewer operations (a bias map rather than nine tiles).
             found.append((cost >= before, growth > own, cost.value, count, cost.parameters, form))
-    if not found:
-        corrected = "" if border.kind == "free" else " with its border corrections"
-        return Refusal(
-            f"one {_times(kernel)} convolution{corrected} would store {min(capped):.1f}x the parameters of the "
-            f"cascade, above the cap of {options.max_growth:g}x (--max-growth)",
-            numbers={"growth": min(capped), "cap": options.max_growth},
-        )
     kernels = Composed(border)
     for _, _, value, count, stored, form in sorted(found):
         if border.kind != "bias" or form in ("map", "tiles") or _exists(form, kernels):
             return Candidate(segment, form, border.kind, Cost(value, stored), kernel, kernels, count)
-    return Refusal("the bias of an inner layer stops at the border in a way that no single layer can copy at unknown size")
+    corrected = "" if border.kind == "free" else " with its border corrections"
+    return Refusal(
+        f"one {_times(kernel)} convolution{corrected} would store {min(capped):.1f}x the parameters of the "
+        f"cascade, above the cap of {options.max_growth:g}x (--max-growth)",
+        numbers={"growth": min(capped), "cap": options.max_growth},
+    )
 
 
 def _least_stored(form: str, border: Border) -> int:

@@ -61,6 +61,9 @@ def lower(graph: Graph, nodes: Sequence[Node], entry: str, exit: str) -> Program
     last_axis = any(isinstance(n.op, Dense) and len(graph.shape(n.inputs[0]) or ()) != 2 for n in nodes)
     if last_axis and any(not isinstance(n.op, (Dense, Add, Identity)) for n in nodes):
         return Refusal("a dense layer on the last axis of a tensor with more axes mixes with layers on the channel axis")
+    for node in nodes:
+        if isinstance(node.op, Flatten) and any(not isinstance(n, int) for n in (graph.shape(node.inputs[0]) or ())[2:]):
+            return Refusal(f"{node.name} flattens a map whose size is not known before the model runs", node.name)
     channels, size = dict[str, int](), dict[str, tuple[int | None, ...]]()
     for name in dict.fromkeys([entry, *(t for n in nodes for t in n.outputs)]):
         shape = graph.shape(name)
@@ -87,8 +90,6 @@ def _lower_node(
         if len(known) < len(size[name]):
             return Refusal(f"{node.name} averages over a map whose size is not known before the model runs", node.name)
         return _pool(node, op, channels, size, known)
-    if isinstance(op, Flatten) and len(known) < len(size[name]):
-        return Refusal(f"{node.name} flattens a map whose size is not known before the model runs", node.name)
     if isinstance(op, Slice):
         end = size[name][op.axis - 2]
         if end is None:
