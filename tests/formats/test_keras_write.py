@@ -320,6 +320,16 @@ def test_merge_of_one_call_leaves_the_other() -> None:
     assert sum(layer.name == "shared" for layer in both.layers) == 1
 
 
+def test_output_keeps_its_name_though_its_layer_is_used_elsewhere() -> None:
+    x = keras.Input((8, 8, 3), name="x")
+    shared = L.Conv2D(3, 3, padding="same", name="shared")
+    y = L.Conv2D(3, 1, name="c")(L.ReLU(name="r")(shared(x)))
+    document = FORMAT.read(randomized(keras.Model(x, shared(y))))
+    graph = swapped(document.graph, ["c", "shared_1"], ("m", merged(document, "c", "shared_1"), ["r"], "shared"))
+    model = writes(document, graph, tolerance=1e-5)
+    assert [layer.name for layer in model.layers] == ["x", "shared_1", "r", "shared"]
+
+
 def nested(twice: bool = False) -> Any:
     inner = keras.Sequential(
         [keras.Input((8, 8, 3), name="in"), L.Conv2D(5, 3, padding="same", name="a"), L.Conv2D(3, 1, name="b")], name="block"
@@ -351,16 +361,23 @@ def test_change_across_the_border_opens_the_nested_model() -> None:
     assert [layer.name for layer in model.layers] == ["x", "before", "a", "after"]
 
 
-def test_change_of_one_call_of_a_nested_model() -> None:
+def test_change_of_one_call_of_a_nested_model(tmp_path: Path) -> None:
     document = FORMAT.read(nested(twice=True))
     conv = merged(document, "block_1/a", "block_1/b")
     graph = swapped(document.graph, ["block_1/a", "block_1/b"], ("ab", conv, ["r"], "block_1"))
     model = writes(document, graph, tolerance=1e-5)
-    names = [layer.name for layer in model.layers]
-    assert names == ["x", "before", "block", "r", "block_1", "after"]
-    assert len(model.get_layer("block").layers) == 2
+    assert [layer.name for layer in model.layers] == ["x", "before", "a", "b", "r", "ab", "after"]
     whole = writes(document, document.graph, tolerance=1e-5)
     assert [layer.name for layer in whole.layers].count("block") == 1
+    across = merged(document, "before", "block/a")
+    graph = swapped(document.graph, ["before", "block/a"], ("ba", across, ["x"], "block/a"))
+    model = writes(document, graph, tolerance=1e-5)
+    assert [layer.name for layer in model.layers] == ["x", "ba", "b", "r", "a", "after"]
+    inputs = sample(document)
+    for name in ("m.keras", "m.h5"):
+        FORMAT.save(model, tmp_path / name)
+        again = FORMAT.run(FORMAT.read(tmp_path / name).native, inputs)
+        np.testing.assert_array_equal(again["after"], FORMAT.run(model, inputs)["after"])
 
 
 def test_opened_model_that_was_the_output_leaves_its_name() -> None:

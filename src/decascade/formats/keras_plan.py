@@ -1,11 +1,14 @@
 """Where in the user's model the changes of a graph go.
 
 Every call of a layer is kept, gone, or kept in part (the activation of a convolution that was merged).  New nodes that
-hang together go into the nested model that they lie in; one that they cross the border of is opened into its parent.
+hang together go into the nested model that they lie in; one that they cross the border of is opened into its parent,
+and so is one that is called several times as soon as one call is to differ: Keras cannot load a model again in which
+two models share a layer.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -60,6 +63,7 @@ class _Planner:
         for group in _groups(loose, self.old):
             self._place(group)
         self._open_where_ends_are_gone()
+        self._open_all_calls_of_one_model()
         plan = Plan()
         for scope in self.read.whole.scopes():
             if id(scope) not in self.opened:
@@ -101,9 +105,9 @@ class _Planner:
         return loose + [Made(n) for n in self.new.nodes if n.name not in before or not n.origin]
 
     def _place(self, group: Sequence[Kept | Made]) -> None:
-        written = {t for item in group for t in _writes(item)}
-        reads = {t for item in group for t in _reads(item)} - written
-        old = [t for t in written if t in self.scope_of]
+        made = {t for item in group for t in written(item)}
+        reads = {t for item in group for t in _reads(item)} - made
+        old = [t for t in made if t in self.scope_of]
         if not old:
             return
         scope = self.scope_of[old[0]]
@@ -130,6 +134,17 @@ class _Planner:
             if scope.parent is not None and not there.issuperset((*scope.inputs, *scope.outputs)):
                 self.opened.add(id(scope))
 
+    def _open_all_calls_of_one_model(self) -> None:
+        scopes = [s for s in self.read.whole.scopes() if s.parent is not None]
+        calls = Counter(id(s.model) for s in scopes)
+        for scope in scopes:
+            outer = scope if id(scope) in self.changed or id(scope) in self.opened else None
+            while outer is not None:
+                self.changed.add(id(outer))
+                outer = outer.parent
+        differ = {id(s.model) for s in scopes if id(s) in self.changed}
+        self.opened |= {id(s) for s in scopes if id(s.model) in differ and calls[id(s.model)] > 1}
+
     def _ordered(self, scope: Scope) -> list[Item]:
         """What runs in a scope, models opened into it included, in an order in which it can run."""
         found = list[Item]()
@@ -149,7 +164,7 @@ class _Planner:
         by_name = {str(index): item for index, item in enumerate(found)}
         place = {id(call): i for i, call in enumerate(self.read.whole.calls())}
         order = sorted(by_name, key=lambda n: _place_of(by_name[n], place))
-        nodes = [Node(n, Foreign("item"), _reads(by_name[n]), _writes(by_name[n])) for n in order]
+        nodes = [Node(n, Foreign("item"), _reads(by_name[n]), written(by_name[n])) for n in order]
         return [by_name[node.name] for node in topological(nodes, scope.inputs)]
 
 
@@ -162,7 +177,8 @@ def _reads(item: Item) -> tuple[str, ...]:
     return item.reads if isinstance(item, Kept) else item.inputs if isinstance(item, Scope) else item.node.inputs
 
 
-def _writes(item: Item) -> tuple[str, ...]:
+def written(item: Item) -> tuple[str, ...]:
+    """The graph's tensors that it makes."""
     return item.call.outputs if isinstance(item, Kept) else item.outputs if isinstance(item, Scope) else item.node.outputs
 
 
@@ -177,7 +193,7 @@ def _groups(items: Iterable[Kept | Made], old: Graph) -> list[list[Kept | Made]]
     groups = list[list[Kept | Made]]()
     at = dict[str, int]()
     for item in items:
-        fresh_names = [t for t in (*_reads(item), *_writes(item)) if t not in old.tensors]
+        fresh_names = [t for t in (*_reads(item), *written(item)) if t not in old.tensors]
         joined = sorted({at[t] for t in fresh_names if t in at})
         target = joined[0] if joined else len(groups)
         if not joined:

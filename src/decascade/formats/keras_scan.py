@@ -115,6 +115,9 @@ def _is_keras(module: str, function: bool) -> bool:
     if parts[0] != "keras" or len(parts) == 1:
         return module == "keras" and not function
     if parts[1] == "src" and len(parts) > 2:
+        if parts[2] == "applications":
+            # layers of the published nets; the functions of that name fetch weights
+            return not function
         # Keras 2 kept its models in engine
         return parts[2] in _PARTS or parts[2] == "engine"
     return parts[1] in _PARTS

@@ -17,7 +17,7 @@ from decascade.formats.base import Document
 from decascade.formats.keras_base import body, class_of, fresh, keras, output_names
 from decascade.formats.keras_emit import Emitter
 from decascade.formats.keras_graph import Scope
-from decascade.formats.keras_plan import Kept, Made, Plan, make_plan
+from decascade.formats.keras_plan import Item, Kept, Made, Plan, make_plan, written
 from decascade.formats.keras_read import Part, Read
 from decascade.ir.graph import Graph
 
@@ -72,10 +72,9 @@ class _Builder:
         for name, tensor in zip(scope.inputs, inputs, strict=True):
             level.tensors.setdefault(name, tensor)
         items = self.plan.items[id(scope)]
-        level.names = {t._keras_history[0].name for t in inputs}
-        level.names |= {i.call.operation.name for i in items if isinstance(i, Kept)}
-        level.names |= {i.model.name for i in items if isinstance(i, Scope)}
-        taken = set[str]()
+        # names that go to new layers, as they make the outputs of those names now: an old one must give its own up
+        taken = self._promised(scope, items)
+        level.names = {t._keras_history[0].name for t in inputs} | {_name_of(i) for i in items} - taken
         with self._named(scope):
             for item in items:
                 if isinstance(item, Made):
@@ -87,6 +86,14 @@ class _Builder:
             self.models[id(scope.model)] = model
         self.pairs.append((model, scope.model))
         return model
+
+    def _promised(self, scope: Scope, items: Sequence[Item]) -> set[str]:
+        """Names of outputs that are not made by the layer of that name any more."""
+        if scope.parent is not None or id(scope) not in self.plan.changed:
+            return set()
+        makers = {tensor: _name_of(item) for item in items for tensor in written(item)}
+        ends = zip(scope.outputs, output_names(scope.model), strict=True)
+        return {wanted for tensor, wanted in ends if makers.get(tensor, wanted) != wanted}
 
     def _named(self, scope: Scope) -> AbstractContextManager[Any]:
         """Layers of two nested models may have one name; in HDF5 the names of their weights must still differ."""
@@ -114,8 +121,8 @@ class _Builder:
 
     def _nested(self, scope: Scope, level: Level, taken: set[str]) -> Any:
         model = self.build(scope)
-        if model.name in taken and model not in (c[0] for c in level.calls):
-            model.name = fresh(model.name, level.names)
+        if model.name in taken and all(model is not c[0] for c in level.calls):
+            model.name = fresh(model.name, level.names | taken)
         taken.add(model.name)
         level.names.add(model.name)
         return model
@@ -126,7 +133,7 @@ class _Builder:
         if found is None:
             name = operation.name
             if name in taken:
-                name = fresh(name, level.names)
+                name = fresh(name, level.names | taken)
                 level.names.add(name)
             found = self.copies[id(operation)] = copied(operation, name)
             self.pairs.append((found, operation))
@@ -188,6 +195,11 @@ class _Builder:
                 if new.trainable != old.trainable:
                     new.trainable = old.trainable
                 _copy_weights(new, old)
+
+
+def _name_of(item: Item) -> str:
+    """What its layer is called; nothing yet where it is new."""
+    return item.call.operation.name if isinstance(item, Kept) else item.model.name if isinstance(item, Scope) else ""
 
 
 def _input(tensor: Any) -> Any:
