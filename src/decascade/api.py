@@ -26,6 +26,7 @@ from decascade.ir.graph import Graph
 from decascade.ir.ops import Conv, ConvTranspose, Dense
 from decascade.output import Item, check_place, write_all
 from decascade.regions.merge import NOMINAL, Cascade, Options, merge_graph, sized
+from decascade.regions.proven import merge_on_box
 from decascade.report.facts import CascadeFacts, CostFacts, ErrorFacts, Layers, Report, VerificationFacts
 
 Progress = Callable[[str, float], None]
@@ -90,14 +91,15 @@ def inspect(
 def merge(
     model: object, *, target: str | Target = "macs", policy: Policy = "profitable", border: Border = "exact",
     max_growth: float = 16.0, input_range: Sequence[float] | None = None, input_shape: InputShape | None = None,
-    verify: bool = True, seed: int = 0, progress: Progress | None = None,
+    prove_seconds: float = 20.0, verify: bool = True, seed: int = 0, progress: Progress | None = None,
 ) -> MergeResult:
-    """Replace every cascade by the cheapest layers that compute the same on every input, borders included.
+    """Replace every cascade by the cheapest layers that compute the same, borders included: on every input, or, given an
+    `input_range`, on every input within it (tier "proven": activations that are proved linear there are merged through).
 
     `policy` "always" takes the fewest layers whatever they cost, within `max_growth` times the stored parameters.
-    `border` "refuse" leaves alone what would need its border corrected.  `input_range`: what the random inputs of the
-    verification are drawn from; the merge itself holds for all inputs.  `input_shape`: as for `inspect`.  The given model is
-    never changed.
+    `border` "refuse" leaves alone what would need its border corrected.  `input_range`: the lowest and the highest value of
+    all inputs; the verification's random inputs are drawn from it too.  `prove_seconds`: time for the proofs.
+    `input_shape`: as for `inspect`.  The given model is never changed.
 
     Raises:
         FormatError: a model that cannot be read.
@@ -108,13 +110,18 @@ def merge(
     options, limits = _options(target, policy, border, max_growth), _range(input_range)
     _seed(seed)
     form, document = _read(model, input_shape)
-    graph, cascades = merge_graph(document.graph, options, progress)
+    reference, notes = document.graph, tuple[str, ...]()
+    if input_range is None:
+        graph, cascades = merge_graph(document.graph, options, progress)
+    else:
+        proven = merge_on_box(document.graph, (limits.lo, limits.hi), options, prove_seconds, progress=progress, seed=seed)
+        graph, cascades, reference, notes = proven.graph, proven.cascades, proven.reference, proven.notes
     native = form.write(document, graph)
     errors, verification = [None] * len(cascades), None
     if verify:
         subject = Subject(form, document)
         try:
-            errors = _check_cascades(document.graph, graph, cascades, seed, 1 if work(subject) > LARGE else 4)
+            errors = _check_cascades(reference, graph, cascades, seed, 1 if work(subject) > LARGE else 4)
             changed = graph.nodes != document.graph.nodes
             verification = _check_model(subject, native, limits, seed, changed, progress)
         except VerificationError as error:
@@ -122,6 +129,7 @@ def merge(
     facts = tuple(_facts(c, options.target.unit, e) for c, e in zip(cascades, errors, strict=True))
     report = _report("merge", model, form, document, graph, options.target, facts, verification,
                      _corrections(graph, cascades), start)
+    report = replace(report, notes=(*report.notes, *notes))
     return MergeResult(native, report, form, document.source)
 
 

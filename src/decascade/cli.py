@@ -42,8 +42,8 @@ Range = Annotated[
     tuple[float, float] | None,
     typer.Option(
         "--input-range", metavar="LO HI", show_default=False,
-        help="Values that the model's inputs take. So far only the verification uses it (default −1 1):"
-        " what is merged holds for all inputs.",
+        help="Values that the model's inputs take. merge goes through activations that are proved linear on it, and the result"
+        " is then equal within this range only; the verification draws its inputs from it (default −1 1).",
     ),
 ]
 Output = Annotated[

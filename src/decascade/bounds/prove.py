@@ -35,31 +35,63 @@ ENOUGH = 0.02
 """Share of open neurons below which the bounds of those with a witness are not worth their time."""
 
 
+class UnknownSizeError(UsageError):
+    """A size that is only known when the model runs."""
+
+
 def prove(
     graph: Graph, box: Box | object, budget_seconds: float = 60.0, data: Mapping[str, NDArray[Any]] | None = None,
-    progress: Progress | None = None, seed: int = 0,
+    progress: Progress | None = None, seed: int = 0, thorough: bool = True,
 ) -> Certificate:
     """Decide every piecewise-linear activation of a graph over a box of inputs.
 
     `box`: a Box or what `Box.of` takes.  `data`: calibration inputs (N, C, *S) per graph input, in the graph's layout,
-    used in the search for witnesses where they lie in the box.
+    used in the search for witnesses where they lie in the box.  `thorough`: decide every neuron, also those of channels
+    that one witness already shows not to be linear.  Sizes that are only known when the model runs: nothing is proved, and
+    a note says so.
 
     Raises:
-        UsageError: a box that does not fit, or sizes that are not known before the model runs.
+        UsageError: a box that does not fit.
     """
     start = perf_counter()
     box = Box.of(graph, box)
-    work = _Work.of(graph, box, start + 0.92 * budget_seconds, progress or (lambda _stage, _share: None), seed)
+    try:
+        work = _Work.of(graph, box, start + 0.92 * budget_seconds, progress or (lambda _stage, _share: None), seed)
+    except UnknownSizeError as error:
+        return Certificate(box.facts(), (), perf_counter() - start, {}, notes=(str(error),))
     if work is None:
         return Certificate(box.facts(), (), perf_counter() - start, {})
+    work.thorough = thorough
     work.patterns(data)
     work.linear()
     work.ascend(range(3), by_neuron=False)
     work.exact(work.left() * 0.6, by_neuron=False)
     work.ascend(range(3), by_neuron=True)
     work.exact(work.left() * 0.1, by_neuron=True)
-    work.ascend(range(3, 30), by_neuron=True)
+    work.ascend(range(3, 30 if thorough else 6), by_neuron=True)
     return work.certificate(box, start)
+
+
+def linear_bounds(graph: Graph, box: Box | object, budget_seconds: float = 60.0) -> dict[str, tuple[F64, F64]]:
+    """Per activation node the backward linear bounds of its input, lowest and highest per channel (C,), of every neuron.
+
+    `prove` bounds only as many neurons as it takes to decide; here all are bounded that time allows, each layer on the
+    bounds of those before it.
+
+    Raises:
+        UsageError: as `prove`.
+    """
+    work = _Work.of(graph, Box.of(graph, box), perf_counter() + budget_seconds, lambda _stage, _share: None, 0)
+    found = dict[str, tuple[F64, F64]]()
+    for node in activations(graph) if work is not None else ():
+        assert work is not None
+        s = work.seen[node.name]
+        if work.linear_layer(s, 0.0, only_open=False):
+            work.bounds = propagate(work.graph, work.box, work.known)
+        source = work.bounds[s.tensor]
+        flat = (a.reshape(len(a), -1) for a in (source.lo, source.hi))
+        found[node.name] = (next(flat).min(axis=1), next(flat).max(axis=1))
+    return found
 
 
 def activations(graph: Graph) -> list[Node]:
@@ -81,6 +113,7 @@ class _Work:
     progress: Progress
     rng: np.random.Generator
     known: dict[str, Bounds] = field(default_factory=dict[str, Bounds])
+    thorough: bool = True
 
     @staticmethod
     def of(graph: Graph, box: Box, deadline: float, progress: Progress, seed: int) -> _Work | None:
@@ -115,7 +148,9 @@ class _Work:
 
     def open(self, s: Seen) -> NDArray[np.bool_]:
         """Channels × classes that are neither proven nor witnessed."""
-        return (self.proven(s) < 0) & ~s.unstable
+        found = (self.proven(s) < 0) & ~s.unstable
+        beside = s.unstable_channels.reshape(-1, *(1,) * s.weight.ndim)
+        return found if self.thorough else found & ~beside
 
     def patterns(self, data: Mapping[str, NDArray[Any]] | None) -> None:
         """Random pictures until a whole round shows little that is new; at most a quarter of the time."""
@@ -149,7 +184,7 @@ class _Work:
                 return
             until = self.left() * (1 - 2 / (len(waiting) + 3))
             self.progress("bounding activations", i / len(order))
-            if self._linear_layer(s, until, self._open_share(order[i + 1 :]) < ENOUGH):
+            if self.linear_layer(s, until, self._open_share(order[i + 1 :]) < ENOUGH):
                 self.bounds = propagate(self.graph, self.box, self.known)
 
     def _open_share(self, layers: Sequence[Seen]) -> float:
@@ -157,7 +192,7 @@ class _Work:
         total = sum(int(s.weight.sum()) * len(s.seen[0]) for s in layers)
         return sum(int((self.open(s) * s.weight).sum()) for s in layers) / total if total else 0.0
 
-    def _linear_layer(self, s: Seen, until: float, only_open: bool) -> bool:
+    def linear_layer(self, s: Seen, until: float, only_open: bool) -> bool:
         """Bounds of one layer's neurons; of those with a witness too where they may help to decide what follows."""
         undecided = self.open(s) if only_open else self.proven(s) < 0
         source = self.bounds[s.tensor]
@@ -299,7 +334,7 @@ def _numbered(graph: Graph, box: Box) -> Graph:
     """The graph with every size inferred; a box that gives every entry tells the size of its input.
 
     Raises:
-        UsageError: a size that is only known when the model runs.
+        UnknownSizeError: a size that is only known when the model runs.
     """
     tensors = dict(graph.tensors)
     for name in graph.inputs:
@@ -312,7 +347,7 @@ def _numbered(graph: Graph, box: Box) -> Graph:
         if tensor.shape is None or any(not isinstance(n, int) for n in tensor.shape[1:]):
             writer = found.producer.get(name)
             kind = f", which {writer.op.kind} writes" if writer is not None and isinstance(writer.op, Foreign) else ""
-            raise UsageError(
+            raise UnknownSizeError(
                 f"the size of {name}{kind} is not known before the model runs: proofs over an input range need a model"
                 " of fixed input size, or lowest and highest values as arrays of the input's size"
             )

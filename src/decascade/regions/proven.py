@@ -28,6 +28,19 @@ class Proven:
     certificate: Certificate
     linearised: Linearised
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was proved, in lines for the user; first the range, within which alone the result is equal."""
+        c = self.certificate
+        if not c.activations:
+            return c.notes
+        counts = ", ".join(f"{n} {what}" for what, n in sorted(c.channels.items()))
+        valid = any(row.tier != "exact" and row.decision == "merged" for row in self.cascades)
+        ends = "; ".join(f"{name} in [{_ends(b['lo'])}, {_ends(b['hi'])}]" for name, b in c.box.items())
+        head = f"the result is equal to the model only for {ends}" if valid else f"nothing was merged by proof for {ends}"
+        refused = (r.reason for r in self.linearised.refusals if "is not" in r.reason)
+        return (*c.notes, f"{head}; activation channels: {counts}", *self.linearised.notes, *refused)
+
 
 def merge_on_box(
     graph: Graph, box: Box | object, options: Options, budget_seconds: float = 60.0,
@@ -36,10 +49,10 @@ def merge_on_box(
     """Prove what stays linear on the box, merge through it, delete what is constant; undo what does not pay.
 
     Raises:
-        UsageError: a box that does not fit, or a model whose sizes are not known.
+        UsageError: a box that does not fit.
         GraphError: the graph is not well formed.
     """
-    certificate = prove(graph, box, budget_seconds, data, progress, seed)
+    certificate = prove(graph, box, budget_seconds, data, progress, seed, thorough=False)
     return merge_with(graph, certificate, options, progress)
 
 
@@ -51,6 +64,10 @@ def merge_with(graph: Graph, certificate: Certificate, options: Options, progres
     deletions = [_deletion(graph, change, options) for change in linearised.changes if change.made]
     rows = tuple(_told(c, graph, linearised, certificate.tier) for c in (*deletions, *cascades))
     return Proven(result, linearised.graph, rows, certificate, linearised)
+
+
+def _ends(bound: Any) -> str:
+    return f"{bound:g}" if isinstance(bound, float) else "…"
 
 
 def _deletion(graph: Graph, change: Change, options: Options) -> Cascade:
