@@ -109,6 +109,9 @@ CASES: dict[str, tuple[Callable[[], Any], tuple[int, ...], set[str]]] = {
     "max pool indices": (lambda: nn.MaxPool2d(2, return_indices=True), IMAGE, {"Foreign"}),
     "F.max_pool2d": (lambda: Fn(lambda x: F.max_pool2d(x, 3, 2, 1)), IMAGE, {"Pool"}),
     "F.avg_pool2d": (lambda: Fn(lambda x: F.avg_pool2d(x, (2, 3), padding=(0, 1))), IMAGE, {"Pool"}),
+    "pool over the map": (lambda: Fn(lambda x: F.avg_pool2d(x, x.shape[2:])), IMAGE, {"Pool", "GlobalPool"}),
+    "max over the line": (lambda: Fn(lambda x: F.max_pool1d(x, kernel_size=x.size(2))), LINE, {"Pool", "GlobalPool"}),
+    "kernel from sizes": (lambda: Fn(lambda x: F.avg_pool2d(x, x.shape[1] // 2, stride=x.size(1) - 3)), IMAGE, {"Pool"}),
     "adaptive avg 1": (lambda: nn.AdaptiveAvgPool2d(1), IMAGE, {"GlobalPool"}),
     "adaptive avg halves": (lambda: nn.AdaptiveAvgPool2d((3, 4)), IMAGE, {"Pool"}),
     "adaptive avg same": (lambda: nn.AdaptiveAvgPool2d((None, 8)), IMAGE, {"Identity"}),
@@ -259,7 +262,17 @@ def test_exported_program_equals_torch(name: str) -> None:
     _check(document, module, x)
 
 
-@pytest.mark.parametrize("name", CASES)
+CORE = (
+    "conv1d", "conv same", "depthwise", "F.conv2d", "transposed 2d", "linear", "linear on the last axis", "batch norm 2d",
+    "F.batch_norm", "group norm", "avg pool", "max pool", "max pool indices", "adaptive avg 1", "adaptive max 1", "mean",
+    "flatten", "view", "flatten channels last", "squeeze", "cat", "add", "scale", "gain", "bias map", "zero pad", "upsample",
+    "pixel shuffle", "nn.ChannelShuffle", "channel shuffle", "chunk", "channel permutation", "crop", "relu", "relu6", "prelu",
+    "hardswish", "gelu", "softmax", "topk",
+)
+"""What run_decompositions takes apart, or might."""
+
+
+@pytest.mark.parametrize("name", CORE)
 def test_core_aten_program_equals_torch(name: str) -> None:
     module, x = _build(name)
     program = torch.export.export(module, (torch.tensor(x, dtype=torch.float32),)).run_decompositions()
@@ -286,6 +299,24 @@ def test_input_shape_is_told_by_the_first_layer(name: str) -> None:
     assert shape is not None
     assert len(shape) == x.ndim
     assert shape[1] == x.shape[1]
+    _check(document, module, x)
+
+
+@pytest.mark.parametrize("name", ["view", "pool over the map", "channel shuffle", "squeeze", "crop", "every second"])
+def test_understood_at_unknown_size(name: str) -> None:
+    class Stem(nn.Module):
+        def __init__(self, rest: Any) -> None:
+            super().__init__()
+            self.stem, self.rest = nn.Conv2d(4, 4, 3, padding=1), rest
+
+        def forward(self, x: Any) -> Any:
+            return self.rest(self.stem(x))
+
+    rest, x = _build(name)
+    module = Stem(rest).eval()
+    document = read(module)
+    assert document.graph.shape("x") == ("N", 4, "H", "W")
+    assert {type(node.op).__name__ for node in document.graph.nodes} <= CASES[name][2] | {"Conv"}
     _check(document, module, x)
 
 

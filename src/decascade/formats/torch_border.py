@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from decascade.algebra.conv import Conv
 from decascade.formats.torch_common import load, words
 from decascade.formats.torch_pure import call_name
-from decascade.formats.torch_values import Sizes, Values, evaluate, widener
+from decascade.formats.torch_values import Sizes, Values, evaluate, trials, widener
 from decascade.ir.graph import Shape
 from decascade.ir.ops import Affine, Op, Pad
 
@@ -38,8 +38,8 @@ def read_border(
     start = _start(node, values)
     if start is None:
         return None
-    trials = [_trial(node, start, values, shape, sizes) for sizes in (Sizes(3, 13), Sizes(4, 22))]
-    found = [None if trial is None else _padded(*trial) for trial in trials]
+    tried = [_trial(node, start, values, shape, sizes) for sizes in trials()]
+    found = [None if trial is None else _padded(*trial) for trial in tried]
     first, second = found
     if first is None or second is None or first[0] != second[0] or not np.array_equal(first[1], second[1]):
         return None

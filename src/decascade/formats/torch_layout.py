@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from decascade.formats.torch_common import load, words
 from decascade.formats.torch_modules import layout_modules
 from decascade.formats.torch_pure import call_name
-from decascade.formats.torch_values import Sizes, Values, evaluate
+from decascade.formats.torch_values import Sizes, Values, evaluate, trials
 from decascade.ir.graph import Shape
 from decascade.ir.ops import Flatten, Identity, Op, Pad, Pool, Select, Slice
 
@@ -56,15 +56,15 @@ def read_layout(
 
 
 def _recognised(node: Any, start: Any, values: Values, shape: Callable[[Any], Shape | None]) -> Op | None:
-    trials = list[tuple[NDArray[np.int64], NDArray[np.int64]]]()
+    tried = list[tuple[NDArray[np.int64], NDArray[np.int64]]]()
     symbolic = any(isinstance(size, str) for size in shape(start) or ())
-    for sizes in (Sizes(3, 13), Sizes(4, 22)) if symbolic else (Sizes(3, 13),):
+    for sizes in trials() if symbolic else trials()[:1]:
         trial = _trial(node, start, values, shape, sizes)
         if trial is None:
             return None
-        trials.append(trial)
+        tried.append(trial)
     for match in (_same, _flat, _selected, _cropped, _sliced, _thinned):
-        found = [match(before, after) for before, after in trials]
+        found = [match(before, after) for before, after in tried]
         if found[0] is not None and all(_equal(found[0], other) for other in found[1:]):
             return found[0]
     return None

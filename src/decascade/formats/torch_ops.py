@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.formats.torch_common import load, to_numpy
-from decascade.formats.torch_values import Values
+from decascade.formats.torch_values import Sizes, Values, evaluate, trials
 from decascade.ir.graph import Shape
 from decascade.ir.ops import Activation, Add, Affine, Concat, Dense, Identity, Op, Pad, Select, Upsample
 
@@ -48,11 +48,24 @@ class Context:
         return to_numpy(tensor)
 
     def number(self, value: Any) -> Any:
-        """A number that the code computes from constants (`w.shape[0]`) as that number; anything else as it is."""
-        if not hasattr(value, "op") or self.values.kinds.get(value) != "constant":
-            return value
-        constant = self.values.constant(value)
-        return value if isinstance(constant, load().Tensor) else constant
+        """A number that the code computes from constants or known sizes (`w.shape[0]`) as that number; else as it is."""
+        kind = self.values.kinds.get(value) if hasattr(value, "op") else None
+        if kind == "constant":
+            constant = self.values.constant(value)
+            return value if isinstance(constant, load().Tensor) else constant
+        if kind == "size":
+            first, second = (self.at(value, sizes) for sizes in trials())
+            return first if first is not None and first == second else value
+        return value
+
+    def at(self, value: Any, sizes: Sizes) -> Any:
+        """What a computed size is where symbols stand for these numbers; None where that cannot be told."""
+        torch = load()
+        try:
+            known = {t: torch.empty(sizes.concrete(self.shape(t)), device="meta") for t in self.values.tensors(value)}
+            return evaluate(value, known, self.values.module)
+        except Exception:  # not computed from sizes alone
+            return None
 
     def rank(self, node: Any) -> int | None:
         """Number of axes, batch and channels included."""

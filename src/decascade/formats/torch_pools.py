@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.formats.torch_ops import Context, Reading, per_axis, plus, spread
+from decascade.formats.torch_values import trials
 from decascade.ir.graph import Shape
 from decascade.ir.ops import Add, Affine, BiasMap, GlobalPool, Identity, Pool
 
@@ -20,6 +21,20 @@ def _window(ctx: Context, x: Any, kernel: Any, stride: Any) -> tuple[int, tuple[
     size = per_axis(kernel, rank - 2)
     steps = [] if stride is None else spread(stride, rank - 2)
     return rank - 2, size, per_axis(steps, rank - 2) if steps else size
+
+
+def _covers(ctx: Context, x: Any, kernel: Any, padding: Any) -> bool:
+    """Whether a window that is computed from sizes is as large as the map: avg_pool2d(x, x.shape[2:])."""
+    items = spread(kernel, 1)
+    if any(spread(padding, 1)) or not any(hasattr(item, "op") for item in items):
+        return False
+    for sizes in trials():
+        whole = sizes.concrete(ctx.shape(x))[2:]
+        found = [ctx.at(item, sizes) if hasattr(item, "op") else item for item in items]
+        flat = spread(found[0], len(whole)) if len(found) == 1 else found
+        if tuple(flat) != whole:
+            return False
+    return True
 
 
 def _ceiling(
@@ -49,6 +64,8 @@ def avg_pool(
     count_include_pad: bool = True,
     divisor_override: Any = None,
 ) -> Reading | None:
+    if _covers(ctx, x, kernel_size, padding) and divisor_override is None:
+        return GlobalPool("avg"), (x,)
     window = _window(ctx, x, kernel_size, stride)
     if window is None or divisor_override is not None:
         return None
@@ -70,6 +87,8 @@ def max_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Reading | None:
+    if _covers(ctx, x, kernel_size, padding) and not return_indices:
+        return GlobalPool("max"), (x,)
     window = _window(ctx, x, kernel_size, stride)
     if window is None or return_indices:
         return None

@@ -11,7 +11,7 @@ from decascade.errors import FormatError
 from decascade.formats.torch_common import dtype_name, load
 from decascade.formats.torch_modules import known_base
 from decascade.formats.torch_pure import call_name, is_end
-from decascade.formats.torch_values import Sizes, Values, evaluate
+from decascade.formats.torch_values import Sizes, Values, evaluate, trials
 from decascade.ir.graph import Shape, Tensor
 
 
@@ -62,11 +62,11 @@ def fake_shape(node: Any, shapes: Mapping[Any, Tensor], values: Values) -> tuple
     A size that stays is that number, one that follows a symbol is that symbol, any other is not known.
     """
     torch = load()
-    trials = [Sizes(3, 16), Sizes(4, 32)]
-    results = [fake_results(node, shapes, values, sizes) for sizes in trials]
+    tried = trials()
+    results = [fake_results(node, shapes, values, sizes) for sizes in tried]
     if not all(isinstance(result, torch.Tensor) for result in results) or results[0].ndim != results[1].ndim:
         return None, None
-    symbols = [{number: symbol for symbol, number in sizes.numbers.items()} for sizes in trials]
+    symbols = [{number: symbol for symbol, number in sizes.numbers.items()} for sizes in tried]
     dims = list[int | str]()
     for m, n in zip(results[0].shape, results[1].shape, strict=True):
         symbol = symbols[0].get(int(m))
@@ -97,7 +97,7 @@ def unpack_outputs(values: Values, shapes: Mapping[Any, Tensor], pinned: Iterabl
     output = next(node for node in graph.nodes if node.op == "output")
     leaves = [n for n in torch.utils._pytree.tree_leaves(output.args[0]) if n in shapes and n.op != "placeholder"]
     asked = [n for n in leaves if n.target not in pinned and _may_be_several(values.module, n)]
-    results = {node: fake_results(node, shapes, values, Sizes(3, 16)) for node in asked}
+    results = {node: fake_results(node, shapes, values, trials()[0]) for node in asked}
     for node, result in results.items():
         if result is None and node.op != "call_module" and call_name(node) in _SEVERAL:
             told = f"forward returns what {call_name(node)} gives as it is"
