@@ -14,7 +14,7 @@ from decascade.algebra.program import Program
 from decascade.cost import target_named
 from decascade.cost.count import parameters
 from decascade.ir.graph import Graph
-from decascade.ir.ops import Add, Affine, BiasMap, Concat, Dense, Flatten, Op, Pad, Select, Slice, Upsample
+from decascade.ir.ops import Add, Affine, BiasMap, Concat, Dense, Flatten, Op, Pad, Slice, Upsample
 from decascade.regions.candidates import FORMS
 from decascade.regions.forms import Builder, write_form
 from decascade.regions.kernels import Composed, Sketched

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,7 +17,7 @@ from decascade.regions.chains import Chain, find_chains
 from decascade.regions.explain import apart, left_reason, merged_reason
 from decascade.regions.lower import is_convolution
 from decascade.regions.partition import Block, Partition
-from decascade.regions.rewrites import rewrite_locally
+from decascade.regions.rewrites import Move, rewrite_locally
 from decascade.regions.split import cheaper_split
 
 NOMINAL = 64
@@ -59,7 +59,7 @@ def merge_graph(graph: Graph, options: Options, progress: Progress | None = None
         GraphError: the graph is not well formed.
     """
     report = progress or _silent
-    local, changes = rewrite_locally(graph, options)
+    local, moves = rewrite_locally(graph, options)
     partition = Partition(local, sized(local), options)
     chains, left, edits = find_chains(local), list[Cascade](), list[_Edit]()
     names = _Names({n.name for n in local.nodes})
@@ -78,7 +78,7 @@ def merge_graph(graph: Graph, options: Options, progress: Progress | None = None
     cascades += left
     check(merged_graph)
     report("finding and costing cascades", 1.0)
-    return merged_graph, _with_origins(graph, cascades, changes)
+    return merged_graph, _in_order(graph, _with_moves(cascades, moves, graph, merged_graph, options.target))
 
 
 def _silent(stage: str, share: float) -> None:
@@ -257,14 +257,49 @@ def _apart_row(partition: Partition, nodes: tuple[Node, ...], reason: str) -> Ca
     return Cascade(layers_of(nodes), "left", "exact", reason, "", cost, None, nodes[0].inputs[0], nodes[-1].output)
 
 
-def _with_origins(graph: Graph, cascades: Iterable[Cascade], changes: dict[str, tuple[str, ...]]) -> tuple[Cascade, ...]:
-    """Names of nodes that a local rewrite made give way to those it made them of."""
+def _with_moves(
+    cascades: Iterable[Cascade], moves: Sequence[Move], graph: Graph, new: Graph, target: Target
+) -> list[Cascade]:
+    """What local rewrites moved: told with the merge that took some of it up, else in a row of its own; nodes that they
+    made give way to those that they made them of."""
+    rows, home = list(cascades), {name: node for m in moves for name, node in m.home.items()}
+    for move in moves:
+        names = {n.name for n in move.new}
+        stay = tuple(n for n in new.nodes if n in move.new)
+        at = next((i for i, r in enumerate(rows) if names & set(r.removed)), None)
+        if at is None:
+            rows.append(Cascade(layers_of(move.old), "merged", "exact", " and ".join(move.words), "free", Cost(0.0), None,
+                                "", "", tuple(n.name for n in move.old), tuple(n.name for n in stay)))
+            continue
+        row, kept = rows[at], tuple(n.name for n in stay)
+        reason = f"{row.reason}, {' and '.join(move.words)}"
+        rows[at] = replace(row, reason=reason, layers=(*row.layers, *kept), removed=(*row.removed, *kept),
+                           added=(*row.added, *kept))
+    if not moves:
+        return rows
+    before, after = sized(graph).tensors, sized(new).tensors
+    return [_at_home(row, home, graph, new, lambda old, made: (target.segment_cost(old, before),
+                                                               target.segment_cost(made, after))) for row in rows]
+
+
+def _at_home(
+    row: Cascade, home: Mapping[str, Node], graph: Graph, new: Graph,
+    costs: Callable[[Sequence[Node], Sequence[Node]], tuple[Cost, Cost]],
+) -> Cascade:
+    """A row in the names of the given graph, with the costs of its nodes."""
+    layers = tuple(dict.fromkeys(name for old in row.layers for name in (layers_of([home[old]]) if old in home else (old,))))
+    given = {home[name].name if name in home else name for name in row.removed}
+    removed, added = [n for n in graph.nodes if n.name in given], [n for n in new.nodes if n.name in set(row.added)]
+    if not removed:
+        return replace(row, layers=layers)
+    before, after = costs(removed, added)
+    return replace(row, layers=layers, removed=tuple(n.name for n in removed), added=tuple(n.name for n in added),
+                   before=before, after=after, entry=removed[0].inputs[0], exit=removed[-1].output)
+
+
+def _in_order(graph: Graph, rows: Iterable[Cascade]) -> tuple[Cascade, ...]:
+    """Rows in the order of the first layer that each removes, or of where it ends."""
     order = {n.name: i for i, n in enumerate(graph.nodes)}
-    rows = list[Cascade]()
-    for c in cascades:
-        removed = tuple(dict.fromkeys(old for name in c.removed for old in changes.get(name, (name,))))
-        layers = tuple(dict.fromkeys(old for name in c.layers for old in changes.get(name, (name,))))
-        rows.append(replace(c, removed=removed, layers=layers))
     return tuple(sorted(rows, key=lambda c: min((order.get(n, 0) for n in c.removed), default=_place(graph, c))))
 
 

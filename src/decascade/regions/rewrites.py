@@ -9,8 +9,9 @@ Each is made only where the target's cost falls, or, for ScaleFirst, where a con
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,12 +23,15 @@ from decascade.ir.shapes import infer
 from decascade.regions.candidates import Options
 
 HOMOGENEOUS = {"relu", "leaky_relu", "prelu"}
-MONOTONE = {"relu", "clip", "sigmoid", "tanh", "hard_sigmoid", "softplus", "softsign", "exp", "sqrt", "selu"}
+MONOTONE = {"relu", "clip", "sigmoid", "tanh", "softplus", "softsign", "exp", "selu"}
+"""Not sqrt: it is no number below zero, and what a maximum makes of that differs."""
 
 
 @dataclass(frozen=True)
 class PoolFirst:
     """A 1×1 convolution and an average pool that does not reach over the edge commute; the pool goes first."""
+
+    words: ClassVar[str] = "average pool moved before a 1x1 convolution"
 
     def applies(self, graph: Graph, first: Node, second: Node, target: Target) -> bool:
         conv, pool = first.op, second.op
@@ -46,6 +50,8 @@ class PoolFirst:
 class ScaleFirst:
     """A positive scale per channel goes through an activation with f(s·x) = s·f(x)."""
 
+    words: ClassVar[str] = "positive scale moved before an activation"
+
     def applies(self, graph: Graph, first: Node, second: Node, target: Target) -> bool:
         scale = second.op
         if not isinstance(first.op, Activation) or first.op.kind not in HOMOGENEOUS or not isinstance(scale, Affine):
@@ -60,10 +66,13 @@ class ScaleFirst:
 class MaxPoolFirst:
     """A monotone activation and a max pool commute; the activation then sees fewer samples."""
 
+    words: ClassVar[str] = "max pool moved before a monotone activation"
+
     def applies(self, graph: Graph, first: Node, second: Node, target: Target) -> bool:
         if not isinstance(first.op, Activation) or not isinstance(second.op, (Pool, GlobalPool)) or second.op.kind != "max":
             return False
-        monotone = first.op.kind in MONOTONE or (first.op.kind in {"leaky_relu", "elu"} and min(first.op.params) >= 0)
+        kind, params = first.op.kind, first.op.params
+        monotone = kind in MONOTONE or (kind in {"leaky_relu", "elu", "hard_sigmoid"} and params[0] >= 0)
         same_rank = not isinstance(second.op, GlobalPool) or second.op.keepdims
         return monotone and same_rank and _cheaper(graph, first, second, target)
 
@@ -72,13 +81,37 @@ Rewrite = PoolFirst | ScaleFirst | MaxPoolFirst
 REWRITES: tuple[Rewrite, ...] = (PoolFirst(), ScaleFirst(), MaxPoolFirst())
 
 
-def rewrite_locally(graph: Graph, options: Options) -> tuple[Graph, dict[str, tuple[str, ...]]]:
-    """The graph after all rewrites, and for every new node the names of those it stands for."""
-    made = dict[str, tuple[str, ...]]()
+@dataclass(frozen=True, eq=False)
+class Move:
+    """Nodes of the given graph that changed places, and those of the new graph that stand for them.
+
+    `home`: for the name of every node that was made on the way, the given node that it is.
+    """
+
+    words: tuple[str, ...]
+    old: tuple[Node, ...]
+    new: tuple[Node, ...]
+    home: Mapping[str, Node]
+
+
+def rewrite_locally(graph: Graph, options: Options) -> tuple[Graph, tuple[Move, ...]]:
+    """The graph after all rewrites, and what they moved; moves that share a node are one."""
+    moves = list[Move]()
     for rewrite in REWRITES:
-        while (pair := _find(graph, rewrite.applies, options.target)) is not None:
-            graph = _swap(graph, *pair, made)
-    return graph, made
+        while (found := _find(graph, rewrite.applies, options.target)) is not None:
+            graph, pair = _swap(graph, *found)
+            touched = [m for m in moves if any(n in m.new for n in found)]
+            moves = [*(m for m in moves if m not in touched), _joined(touched, rewrite.words, found, pair)]
+    return graph, tuple(moves)
+
+
+def _joined(moves: list[Move], words: str, before: tuple[Node, Node], after: tuple[Node, Node]) -> Move:
+    home = {name: node for m in moves for name, node in m.home.items()}
+    first, second = (home.get(n.name, n) for n in before)
+    old = dict.fromkeys([*(n for m in moves for n in m.old), first, second])
+    new = [n for m in moves for n in m.new if n not in before]
+    return Move(tuple(dict.fromkeys([*(w for m in moves for w in m.words), words])), tuple(old), (*new, *after),
+                {**home, after[0].name: second, after[1].name: first})
 
 
 def _find(
@@ -113,11 +146,9 @@ def _cheaper(graph: Graph, first: Node, second: Node, target: Target) -> bool:
     return target.segment_cost(pair, tensors) < target.segment_cost((first, second), tensors)
 
 
-def _swap(graph: Graph, first: Node, second: Node, made: dict[str, tuple[str, ...]]) -> Graph:
+def _swap(graph: Graph, first: Node, second: Node) -> tuple[Graph, tuple[Node, Node]]:
     pair, middle = _swapped(graph, first, second)
-    for new, old in zip(pair, (second, first), strict=True):
-        made[new.name] = made.get(old.name, old.origin or (old.name,))
     nodes = [n for n in graph.nodes if n is not first]
     at = nodes.index(second)
     nodes[at : at + 1] = pair
-    return replace(graph.with_nodes(nodes, {middle.name: middle}))
+    return graph.with_nodes(nodes, {middle.name: middle}), pair
