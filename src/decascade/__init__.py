@@ -6,10 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from decascade.algebra.affine import average_pool, batch_norm, flatten_dense
+    from decascade.algebra.affine import average_pool, batch_norm, flatten_dense, identity
+    from decascade.algebra.border import find_border
     from decascade.algebra.compose import compose
     from decascade.algebra.conv import Conv, ConvTranspose
+    from decascade.algebra.factor import splits
     from decascade.algebra.parallel import add, split, stack
+    from decascade.algebra.program import chain
     from decascade.api import MergeResult, inspect, merge, verify
     from decascade.errors import (
         AlgebraError,
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from decascade.report.facts import Report
+    from decascade.stability import stability_loss
 
 __version__ = "0.1.0"
 
@@ -29,7 +33,11 @@ _HOME = {
     "decascade.algebra.conv": ("Conv", "ConvTranspose"),
     "decascade.algebra.compose": ("compose",),
     "decascade.algebra.parallel": ("add", "split", "stack"),
-    "decascade.algebra.affine": ("average_pool", "batch_norm", "flatten_dense"),
+    "decascade.algebra.affine": ("average_pool", "batch_norm", "flatten_dense", "identity"),
+    "decascade.algebra.border": ("find_border",),
+    "decascade.algebra.program": ("chain",),
+    "decascade.algebra.factor": ("splits",),
+    "decascade.stability": ("stability_loss",),
     "decascade.report.facts": ("Report",),
     "decascade.errors": (
         "AlgebraError", "DecascadeError", "FormatError", "OutputError", "UnsafeModelError", "UsageError", "VerificationError",
@@ -39,8 +47,9 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "AlgebraError", "Conv", "ConvTranspose", "DecascadeError", "FormatError", "MergeResult", "OutputError", "Report",
-    "UnsafeModelError", "UsageError", "VerificationError", "__version__", "add", "average_pool", "batch_norm", "compose",
-    "flatten_dense", "inspect", "merge", "split", "stack", "verify",
+    "UnsafeModelError", "UsageError", "VerificationError", "__version__", "add", "average_pool", "batch_norm", "chain",
+    "compose", "find_border", "flatten_dense", "identity", "inspect", "merge", "split", "splits", "stability_loss", "stack",
+    "verify",
 ]
 
 
