@@ -334,6 +334,11 @@ def test_deep_chain() -> None:
     assert len(FORMAT.write(document, document.graph).layers) == 60
 
 
+def test_layers_that_augment_do_not_when_interpreted() -> None:
+    document = agrees(chain((8, 8, 3), L.RandomFlip(name="f"), L.RandomRotation(0.2), L.Conv2D(2, 3)), tolerance=1e-5)
+    assert isinstance(op(document, "f"), Foreign)
+
+
 def test_foreign_layers_can_be_interpreted() -> None:
     document = FORMAT.read(chain((5, 4), L.LSTM(3, name="l")))
     inputs = sample(document)

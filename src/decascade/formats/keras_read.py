@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,9 @@ def _evaluation(call: Call, layout: Layout) -> Evaluate:
             return given.get(id(value), value)
 
         args, kwargs = k.tree.map_structure(fill, (arguments.args, arguments.kwargs))
+        if "training" in signature(call.operation.call).parameters:
+            # as a model passes it on when it runs; some layers augment their data unless told otherwise
+            kwargs = {**kwargs, "training": False}
         with quiet():
             results = k.tree.flatten(call.operation(*args, **kwargs))
         return [to_first(np.array(to_array(r)), layout) for r in results]
