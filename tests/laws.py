@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from decascade.algebra.conv import Conv, ConvTranspose, crop_or_pad
+from decascade.cost import target_named
+from decascade.cost.count import parameters
 from decascade.ir.check import check
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.interpret import run
@@ -36,6 +38,7 @@ from decascade.ir.ops import (
     Upsample,
 )
 from decascade.ir.shapes import infer_graph
+from decascade.regions.merge import Cascade, sized
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -182,6 +185,35 @@ def assert_same(old: Graph, new: Graph, inputs: dict[str, np.ndarray]) -> None:
         error = np.abs(before[name] - after[name]).max(initial=0)
         allowed = terms * EPS * max(large[name].max(initial=0), also[name].max(initial=0))
         assert error <= allowed, f"{name}: off by {error:.3g}, {allowed:.3g} allowed"
+
+
+def assert_rows_are_true(old: Graph, new: Graph, rows: tuple[Cascade, ...], target: str, cap: float) -> None:
+    """What rows say was removed and added is what was; costs are those of these nodes; the cap holds."""
+    before, after = ({n.name: n for n in g.nodes} for g in (old, new))
+    assert all(after[name] is before[name] for name in after.keys() & before.keys()), "kept nodes are the same objects"
+    removed = [name for row in rows for name in row.removed]
+    added = [name for row in rows for name in row.added]
+    assert sorted(removed) == sorted(before.keys() - after.keys())
+    assert sorted(added) == sorted(after.keys() - before.keys())
+    assert all(after[name].origin == () for name in added)
+    for row in rows:
+        assert (row.decision == "merged") == bool(row.removed) == bool(row.added)
+        assert row.reason
+        assert row.tier == "exact"
+        if row.decision == "left":
+            continue
+        gone, new_nodes = [before[n] for n in row.removed], [after[n] for n in row.added]
+        assert set(row.layers) == {name for n in gone for name in n.origin}
+        assert gone[-1].output == row.exit
+        assert new_nodes[-1].output == row.exit or row.exit not in new.tensors
+        model = target_named(target)
+        assert row.before == model.segment_cost(gone, sized(old).tensors)
+        assert row.after == model.segment_cost(new_nodes, sized(new).tensors)
+        assert stored(new_nodes) <= cap * stored(gone)
+
+
+def stored(nodes: list[Node]) -> int:
+    return sum(map(parameters, nodes))
 
 
 def inputs_for(graph: Graph, seed: int = 0, batch: int = 2, unknown: int = 9) -> dict[str, np.ndarray]:

@@ -13,44 +13,15 @@ from cascades import cascades, random_input
 from decascade.algebra.compose import compose
 from decascade.algebra.conv import Conv
 from decascade.cost import target_named
-from decascade.cost.count import parameters
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import run
 from decascade.ir.ops import Dense
 from decascade.regions.merge import Cascade, Options, merge_graph, sized
-from laws import Net, assert_same, inputs_for
+from laws import Net, assert_rows_are_true, assert_same, inputs_for
 
 
 def merged(graph: Graph, policy: str = "always", target: str = "macs", **more) -> tuple[Graph, tuple[Cascade, ...]]:
     return merge_graph(graph, Options(target_named(target), policy, **more))
-
-
-def assert_rows_are_true(old: Graph, new: Graph, rows: tuple[Cascade, ...], target: str, cap: float) -> None:
-    """What rows say was removed and added is what was; costs are those of these nodes; the cap holds."""
-    before, after = ({n.name: n for n in g.nodes} for g in (old, new))
-    assert all(after[name] is before[name] for name in after.keys() & before.keys()), "kept nodes are the same objects"
-    removed = [name for row in rows for name in row.removed]
-    added = [name for row in rows for name in row.added]
-    assert sorted(removed) == sorted(before.keys() - after.keys())
-    assert sorted(added) == sorted(after.keys() - before.keys())
-    assert all(after[name].origin == () for name in added)
-    for row in rows:
-        assert (row.decision == "merged") == bool(row.removed) == bool(row.added)
-        assert row.reason
-        assert row.tier == "exact"
-        if row.decision == "left":
-            continue
-        gone, new_nodes = [before[n] for n in row.removed], [after[n] for n in row.added]
-        assert set(row.layers) == {name for n in gone for name in n.origin}
-        assert gone[-1].output == row.exit == new_nodes[-1].output
-        model = target_named(target)
-        assert row.before == model.segment_cost(gone, sized(old).tensors)
-        assert row.after == model.segment_cost(new_nodes, sized(new).tensors)
-        assert stored(new_nodes) <= cap * stored(gone)
-
-
-def stored(nodes: list[Node]) -> int:
-    return sum(map(parameters, nodes))
 
 
 @settings(max_examples=250, deadline=None)

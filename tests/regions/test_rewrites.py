@@ -7,15 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from decascade.algebra.conv import Conv
 from decascade.cost import target_named
 from decascade.ir.graph import Graph
 from decascade.ir.interpret import run
 from decascade.ir.ops import Activation, Affine, GlobalPool, Op, Pool
-from decascade.regions.merge import Cascade, Options, merge_graph
+from decascade.regions.merge import Cascade, Options, merge_graph, sized
 from decascade.regions.rewrites import MaxPoolFirst, PoolFirst, ScaleFirst, rewrite_locally
-from laws import EPS, Net, fan_in, inputs_for, sizes_of
+from laws import EPS, Net, assert_rows_are_true, assert_same, fan_in, inputs_for, sizes_of
 
 OPTIONS = Options(target_named("macs"))
 
@@ -219,3 +221,38 @@ def test_rewrites_are_made_until_none_applies():
 
 def test_rewrites_are_values():
     assert (PoolFirst(), ScaleFirst(), MaxPoolFirst()) == (PoolFirst(), ScaleFirst(), MaxPoolFirst())
+
+
+@st.composite
+def nets(draw) -> Graph:
+    """Convolutions, normalisations, activations and pools in any order, with a second reader here and there."""
+    net, name, more = Net((draw(st.sampled_from([2, 4])), 9, 9)), "x", []
+    for _ in range(draw(st.integers(2, 8))):
+        size = net.graph(name).spatial(name)
+        step = draw(st.sampled_from(["relu", "point", "scale", "average", "maximum", "norm", "leaky", "wide", "read"]))
+        small = min(size) < 3
+        if step in ("relu", "leaky"):
+            name = net.emit(Activation("relu") if step == "relu" else Activation("leaky_relu", (0.2,)), name)
+        elif step in ("scale", "norm"):
+            name = net.affine(name, shift=step == "norm")
+        elif step == "read":
+            more.append(name)
+        elif step == "point" or small:
+            name = net.conv(name, draw(st.sampled_from([2, 4, 8])), 1, bias=draw(st.booleans()))
+        elif step == "wide":
+            name = net.conv(name, draw(st.sampled_from([2, 8])), 3, pad=draw(st.integers(0, 1)))
+        else:
+            name = maximum(net, name) if step == "maximum" else net.average(name, 2)
+    outputs = dict.fromkeys([name, *(n for n in more if draw(st.booleans()))])
+    return net.graph(*outputs)
+
+
+@settings(max_examples=120, deadline=None)
+@given(nets(), st.sampled_from(["always", "profitable"]), st.sampled_from(["macs", "memory"]))
+def test_networks_with_activations_stay_what_they_are_and_rows_say_what_was_done(graph, policy, target):
+    new, rows = merge_graph(graph, Options(target_named(target), policy))
+    assert_same(graph, new, inputs_for(graph))
+    assert_rows_are_true(graph, new, rows, target, 16)
+    if policy == "profitable":
+        cost = target_named(target).graph_cost
+        assert cost(sized(new)) <= cost(sized(graph))
