@@ -133,7 +133,7 @@ def test_the_convolution_takes_up_the_scale():
     assert [type(n.op) for n in new.nodes] == [Conv, Activation]
     assert row.reason == ("scale and shift folded into one 3x3 convolution, "
                           "positive scale moved before an activation")
-    assert (row.layers, row.removed) == (("conv0", "affine2", "activation1"), ("conv0", "activation1", "affine2"))
+    assert (row.layers, row.removed) == (("conv0", "activation1", "affine2"), ("conv0", "activation1", "affine2"))
     assert row.added == tuple(n.name for n in new.nodes)
     assert (row.entry, row.exit) == ("x", "affine2")
     assert row.after.parameters == row.before.parameters - 4

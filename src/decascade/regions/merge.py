@@ -293,7 +293,7 @@ def _at_home(
     if not removed:
         return replace(row, layers=layers)
     before, after = costs(removed, added)
-    return replace(row, layers=layers, removed=tuple(n.name for n in removed), added=tuple(n.name for n in added),
+    return replace(row, layers=layers_of(removed), removed=tuple(n.name for n in removed), added=tuple(n.name for n in added),
                    before=before, after=after, entry=removed[0].inputs[0], exit=removed[-1].output)
 
 
