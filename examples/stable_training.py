@@ -113,8 +113,10 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
         '<text x="260" y="305" text-anchor="middle">channels of the layer proved linear on [0, 1]</text>',
         '<text x="18" y="145" transform="rotate(-90 18 145)" text-anchor="middle">test accuracy, %</text>',
     ]
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        parts.append(f'<text x="{60 + 380 * share:.0f}" y="285" text-anchor="middle">{100 * share:.0f} %</text>')
+    parts += [
+        f'<text x="{60 + 380 * share:.0f}" y="285" text-anchor="middle">{100 * share:.0f} %</text>'
+        for share in (0, 0.25, 0.5, 0.75, 1)
+    ]
     parts += [
         f'<text x="55" y="{274 - 240 * (mark - low) / (high - low):.0f}" text-anchor="end">{mark:.1f}</text>'
         for mark in np.linspace(low, high, 5)

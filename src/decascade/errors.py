@@ -33,7 +33,7 @@ class UsageError(DecascadeError, ValueError):
     """An option or argument out of its domain."""
 
 
-class CannotInterpret(DecascadeError):
+class CannotInterpret(DecascadeError):  # noqa: N818 - caught as a fact, never shown as a failure
     """The NumPy interpreter met an operation that it has no float64 meaning for."""
 
 
