@@ -60,6 +60,14 @@ def test_compiled_and_nested_compiled_models(files: Callable[[Any], list[Path]])
         assert not FORMAT.read(path).native.compiled
 
 
+def test_how_a_nested_model_was_compiled_is_not_looked_up(tmp_path: Path) -> None:
+    FORMAT.save(small(), tmp_path / "m.keras")
+    config = config_of(tmp_path / "m.keras")
+    loss = {"class_name": "MyLoss", "module": "my.losses", "config": {}, "registered_name": "MyLoss"}
+    layer_of(config, "d")["compile_config"] = {"loss": loss}
+    assert not FORMAT.read(with_config(tmp_path / "m.keras", config)).native.compiled
+
+
 def test_layers_with_files_of_their_own(tmp_path: Path) -> None:
     lookup = L.StringLookup(vocabulary=["a", "b"], name="s")
     x, y = keras.Input((1,), dtype="string", name="text"), keras.Input((5, 5, 3), name="x")
@@ -358,6 +366,8 @@ def test_weights_without_a_model(tmp_path: Path) -> None:
     [
         ("{ not json", "the model's configuration is not readable JSON"),
         ("[" * 100_000, "the model's configuration is not readable JSON"),
+        ('{"class_name": "Functional", "config": ' + '{"a": ' * 900 + "1" + "}" * 901, "failed|not readable JSON"),
+        ('{"class_name": ["Functional"], "config": {"layers": []}}', "failed|the model is of class"),
         ("[1, 2]", "its configuration describes no Keras model: save it again with model.save"),
         ('{"class_name": "Functional", "config": {"name": "m", "layers": [{}]}}', "building the model with Keras failed"),
         ('{"class_name": "Dense", "config": {"name": "m", "units": 3, "trainable": true}}', "model|weights"),

@@ -77,9 +77,8 @@ def _load_hdf5(path: Path) -> Any:
             raise FormatError(_no_config(path, file))
         config = _parsed(text, path)
     scan(config, str(path))
-    config = mended(config)
     with _one_line(path, "building the model with Keras"):
-        model = _from_legacy(config)
+        model = _from_legacy(mended(config))
     with _one_line(path, "loading the weights with Keras"):
         model.load_weights(path)
     return model
@@ -121,10 +120,13 @@ def _load_zip(path: Path) -> Any:
             config = _check_archive(archive, names, path)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise FormatError(f"{path} is damaged or cut short ({error}): save or fetch it again") from None
-    scan(_without_training(config), str(path))
-    fixed = mended(config)
+    plain = _without_training(config)
+    # files that layers brought along are only unpacked by load_model, which compiles nested models as they were
+    whole = any(n.startswith("assets/") for n in names)
+    scan(plain, str(path), training=whole)
     with _one_line(path, "building the model with Keras"):
-        if fixed == _without_training(config) or any(n.startswith("assets/") for n in names):
+        fixed = mended(config)
+        if fixed == plain or whole:
             return keras().saving.load_model(path, compile=False, safe_mode=True)
         model = keras().saving.deserialize_keras_object(fixed, safe_mode=True)
         model.load_weights(path)

@@ -26,8 +26,10 @@ _LEGACY_CLASSES = {"Functional", "Model", "Sequential", "InputLayer"}
 _SEPARABLE = {"DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"}
 
 
-def scan(config: Any, file: str) -> None:
+def scan(config: Any, file: str, training: bool = False) -> None:
     """Checks a whole model configuration.
+
+    How nested models were compiled may name classes that are not there, unless it is used (`training`); code it may not hold.
 
     Raises:
         UnsafeModelError: it holds code, names code outside Keras, or reads other files; says which layer and what to do.
@@ -36,17 +38,19 @@ def scan(config: Any, file: str) -> None:
     if not isinstance(config, dict) or "class_name" not in config or "config" not in config:
         raise FormatError(f"{file}: its configuration describes no Keras model: save it again with model.save")
     for part in _objects(config):
-        _check(part, file)
+        _check_code(part, file)
+    for part in _objects(config, "" if training else "compile_config"):
+        _check_class(part, file)
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """Every dictionary in the configuration; a stack, since the depth is the file's choice."""
+def _objects(value: Any, without: str = "") -> Iterator[dict[str, Any]]:
+    """Every dictionary in the configuration, without those under a key; a stack, since the depth is the file's choice."""
     stack: list[Any] = [value]
     while stack:
         value = stack.pop()
         if (part := as_dict(value)) is not None:
             yield part
-            stack.extend(part.values())
+            stack.extend(v for k, v in part.items() if k != without)
         elif isinstance(value, list):
             stack.extend(cast("list[Any]", value))
 
@@ -56,10 +60,12 @@ def as_dict(value: Any) -> dict[str, Any] | None:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
-def _check(part: dict[str, Any], file: str) -> None:
-    name = part.get("class_name")
-    inner = as_dict(part.get("config")) or {}
-    called = str(inner.get("name", name))
+def _called(part: dict[str, Any]) -> str:
+    return str((as_dict(part.get("config")) or {}).get("name", part.get("class_name")))
+
+
+def _check_code(part: dict[str, Any], file: str) -> None:
+    name, called = part.get("class_name"), _called(part)
     if "vocabulary" in part and isinstance(part["vocabulary"], str):
         raise UnsafeModelError(
             f"{file}: layer {part.get('name', '?')} reads its vocabulary from {part['vocabulary']!r}, outside the model "
@@ -82,12 +88,12 @@ def _check(part: dict[str, Any], file: str) -> None:
             f"{file}: layer {called} ({name}) runs a program from outside the file; it was not run: load the model "
             "yourself and pass the live model"
         )
-    _check_class(part, name, called, file)
 
 
-def _check_class(part: dict[str, Any], name: str, called: str, file: str) -> None:
+def _check_class(part: dict[str, Any], file: str) -> None:
+    name, called = part.get("class_name"), _called(part)
     module, registered = part.get("module"), part.get("registered_name")
-    if "config" not in part or _registered(registered, name):
+    if not isinstance(name, str) or "config" not in part or _registered(registered, name):
         return
     if module is None:
         # the old HDF5 form names layers alone; the layers of a model are the dictionaries with a name in their config
