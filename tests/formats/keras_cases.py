@@ -105,7 +105,3 @@ def writes(document: Document, graph: Graph, tolerance: float = 2e-6, sizes: Map
     inputs = sample(document, sizes)
     close(document, FORMAT.run(model, inputs), by_interpreter(document, graph, inputs), tolerance)
     return model
-
-
-def renamed(document: Document, name: str) -> Document:
-    return replace(document, graph=replace(document.graph, name=name))
