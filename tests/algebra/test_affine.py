@@ -85,3 +85,11 @@ def test_a_dense_layer_of_other_width():
     with pytest.raises(AlgebraError) as error:
         flatten_dense(Conv(np.ones((2, 10))), 3, (2, 2), False)
     assert str(error.value) == "a dense layer of 10 inputs behind a map of 3 × (2, 2)"
+
+
+def test_a_depthwise_map_behind_a_flatten_is_ungrouped() -> None:
+    """A scale per feature behind a flatten: groups over the features are none over the channels."""
+    rng = np.random.default_rng(0)
+    scale, x = rng.standard_normal(12), rng.standard_normal((2, 3, 2, 2))
+    layer = flatten_dense(scale_shift(scale, None, 0), 3, (2, 2), False)
+    assert np.allclose(layer(x)[:, :, 0, 0], x.reshape(2, 12) * scale, rtol=1e-14)

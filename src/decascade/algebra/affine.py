@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from decascade.algebra.compose import Float64
+from decascade.algebra.compose import Float64, regroup
 from decascade.algebra.conv import Array, Conv, ConvTranspose, Pads
 from decascade.errors import AlgebraError
 
@@ -60,7 +60,7 @@ def flatten_dense(dense: Conv, channels: int, size: Sequence[int], channels_last
     """
     if dense.in_channels != channels * int(np.prod(size)):
         raise AlgebraError(f"a dense layer of {dense.in_channels} inputs behind a map of {channels} × {tuple(size)}")
-    weight: Array = dense.weight
+    weight: Array = regroup(dense.weight, dense.groups, 1)
     if channels_last:
         weight = np.moveaxis(weight.reshape(-1, *size, channels), -1, 1)
     return Conv(weight.reshape(-1, channels, *size), dense.bias)
