@@ -275,7 +275,7 @@ def taps_within(axis: Axis, lo: int, hi: int) -> tuple[int, int]:
 def _zero(program: Program, bias: NDArray[np.float64]) -> Conv:
     axes = program.reach[program.entry]
     shape = (program.channels[program.exit], program.channels[program.entry], *(1,) * len(axes))
-    return Conv(np.zeros(shape), bias, [a.stride for a in axes])
+    return Conv(np.zeros(shape), bias if np.any(bias) else None, [a.stride for a in axes])
 
 
 def _tidy(kernel: Conv, bias: NDArray[np.float64], program: Program) -> Conv:
