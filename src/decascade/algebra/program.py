@@ -273,9 +273,11 @@ def taps_within(axis: Axis, lo: int, hi: int) -> tuple[int, int]:
 
 
 def _zero(program: Program, bias: NDArray[np.float64]) -> Conv:
-    axes = program.reach[program.entry]
-    shape = (program.channels[program.exit], program.channels[program.entry], *(1,) * len(axes))
-    return Conv(np.zeros(shape), bias if np.any(bias) else None, [a.stride for a in axes])
+    """Nothing of the entry: one tap of zero, on the lattice of the others so that a sum with them stays on it."""
+    axes, groups = program.reach[program.entry], program.groups
+    shape = (program.channels[program.exit], program.channels[program.entry] // groups, *(1,) * len(axes))
+    return Conv(np.zeros(shape), bias if np.any(bias) else None, [a.stride for a in axes], 1, [(-a.start, 0) for a in axes],
+                groups)
 
 
 def _tidy(kernel: Conv, bias: NDArray[np.float64], program: Program) -> Conv:
