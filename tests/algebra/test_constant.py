@@ -144,3 +144,17 @@ def test_a_channel_of_ones_is_exact_at_a_size_that_is_not_known(stride):
         y = in_sequence(layers, x)
         assert np.abs(at_positions(wide, with_channel(x), every(y)) - y).max() <= rounding(layers, x)
         assert wide(with_channel(x)).shape == y.shape
+
+
+def test_a_tap_that_every_output_misses_is_no_part_of_the_constant():
+    """On a map of width 1 all outputs see the middle tap of the last layer alone: the same taps, and yet not all."""
+    layers = [Conv(normal((2, 2, 1, 1), 0), normal((2,), 1)),
+              Conv(normal((2, 2, 3, 1), 2), normal((2,), 3), padding=[(1, 1), (0, 0)]),
+              Conv(normal((3, 2, 1, 3), 4), normal((3,), 5), 1, (1, 3), [(0, 0), (3, 3)])]
+    x = normal((1, 2, 5, 1), 6)
+    border = border_of(layers, x)
+    assert border.kind == "bias"
+    y = in_sequence(layers, x)
+    ones = ones_kernel(border)
+    got = None if ones is None else at_positions(with_ones(border.whole, ones), with_channel(x), every(y))
+    assert got is None or np.abs(got - y).max() <= rounding(layers, x)

@@ -68,16 +68,26 @@ def _on_entry(layer: Conv, axes: tuple[Axis, ...]) -> Conv:
 
 
 def _never_cut(border: Border, name: str) -> bool:
-    """Whether every output sees the same taps of a map."""
-    if not border.unknown:
-        return all(c.windows.get(name) == classes[0].windows.get(name) for classes in border.axes if classes for c in classes)
+    """Whether every output sees all taps of a map that the unbounded kernel has, and of every map behind it.
+
+    It is not enough that all outputs see the same taps: on a small map there can be one that every output misses.
+    """
     behind = {name}
     for step in border.program.steps:
         if behind.intersection(step.inputs):
-            if isinstance(step.op, Conv) and any(lo > 0 or hi > 0 for lo, hi in step.op.padding):
+            if border.unknown and isinstance(step.op, Conv) and any(lo > 0 or hi > 0 for lo, hi in step.op.padding):
                 return False
             behind.add(step.output)
-    return True
+    return border.unknown or all(_whole(border, n) for n in behind)
+
+
+def _whole(border: Border, name: str) -> bool:
+    """Whether no class misses a tap of a map."""
+    taps = border.program.reach[name]
+    return all(
+        c.windows.get(name) in (None, (axis.start, axis.start + axis.reach))
+        for axis, classes in zip(taps, border.axes, strict=False) for c in classes or ()
+    )
 
 
 def with_ones(kernel: Conv, ones: Conv) -> Conv:
