@@ -89,6 +89,14 @@ def test_map():
     assert new.nodes[1].op.values.shape == (4, 4, 4)
 
 
+def test_ones_where_a_map_would_store_more_than_the_cascade():
+    """The same 1×1 → 3×3 as for a map, on a larger one."""
+    net = Net((3, 40, 40))
+    new, row = one(net.graph(net.conv(net.conv("x", 16), 4, 3, pad=1)))
+    assert row.reason == "2 layers -> one 3x3 convolution, the inner bias carried by a channel of ones"
+    assert kinds(new) == {Pad, Conv}
+
+
 def test_tiles():
     """Two padded 3-tap layers: three classes."""
     net = Net((2, 9))
@@ -99,9 +107,10 @@ def test_tiles():
 
 
 def test_tiles_of_a_bias_only_border():
-    """The same 1×1 → 3×3 as for a map, on a map so large that nine kernels store less than a constant per place."""
-    net = Net((3, 40, 40))
-    new, row = one(net.graph(net.conv(net.conv("x", 16), 4, 3, pad=1)))
+    """A padded 1×1, whose map does not end where the input ends, so that no channel of ones can stand for it, on a map so
+    large that a constant per place is above the cap."""
+    net = Net((3, 60, 60))
+    new, row = one(net.graph(net.conv(net.conv("x", 16, pad=1), 4, 3, pad=1)))
     assert row.border == "bias"
     assert row.reason == "2 layers -> one 3x3 convolution, one kernel per border class (9 convolutions)"
     assert kinds(new) == {Slice, Conv, Concat}

@@ -24,7 +24,7 @@ def merged(graph: Graph, policy: str = "always", target: str = "macs", **more) -
     return merge_graph(graph, Options(target_named(target), policy, **more))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(cascades(), st.sampled_from(["always", "profitable"]), st.sampled_from(["macs", "memory"]), st.sampled_from([16, 3, 1]))
 def test_merged_is_the_same_function_within_the_cap_and_never_dearer(graph, policy, target, cap):
     new, rows = merged(graph, policy, target, max_growth=float(cap))

@@ -117,7 +117,7 @@ def _cheapest(graph: Graph, sized: Graph, segment: Segment, border: Border, opti
     own = sum(parameters(n) for n in segment.nodes)
     kernel = tuple(a.taps for a in border.program.reach[segment.entry])
     before = options.target.segment_cost(segment.nodes, sized.tensors)
-    found, capped = list[tuple[bool, bool, float, int, int, str]](), list[float]()
+    found, capped = list[tuple[int, int, float, int, int, str]](), list[float]()
     for form in FORMS[border.kind]:
         if (least := _least_stored(form, border)) > options.max_growth * own:
             capped.append(least / max(own, 1))
@@ -128,9 +128,12 @@ def _cheapest(graph: Graph, sized: Graph, segment: Segment, border: Border, opti
         else:
             # First what pays at all, then what does not store more than the cascade did, then what is cheapest; of
             # equals the one with fewer operations (a bias map rather than nine tiles).
-            found.append((cost >= before, growth > own, cost.value, count, cost.parameters, form))
+            # For the fewest layers: a bias carried by two operations before one carried by a kernel per class.
+            fewest = options.policy == "always" and border.kind == "bias"
+            dear = count if fewest else int(cost >= before)
+            found.append((dear, int(growth > own), cost.value, count, cost.parameters, form))
     kernels = Composed(border)
-    for _, _, value, count, stored, form in sorted(found):
+    for *_, value, count, stored, form in sorted(found):
         if border.kind != "bias" or form in ("map", "tiles") or _exists(form, kernels):
             return Candidate(segment, form, border.kind, Cost(value, stored), kernel, kernels, count)
     corrected = "" if border.kind == "free" else " with its border corrections"
