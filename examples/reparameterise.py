@@ -10,6 +10,7 @@ linear.  Beside it stands a plain network of the merged shape, trained as long.
 from __future__ import annotations
 
 import argparse
+import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -121,6 +122,7 @@ def latencies(model: nn.Module) -> list[str]:
     x = torch.zeros(1, 1, 28, 28)
     with torch.no_grad(), warnings.catch_warnings(), TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists packages that are not installed
         eager = milliseconds(lambda: model(x))
         compiled = torch.compile(model)
         inductor = milliseconds(lambda: compiled(x))
@@ -135,7 +137,7 @@ def latencies(model: nn.Module) -> list[str]:
 
 def row(table: Table, name: str, model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Measure a model and add it to the table; its predictions."""
-    cost = dc.inspect(model, input_shape=(1, 1, 28, 28)).cost["before"]
+    cost = dc.inspect(model, input_shape=(1, 1, 28, 28)).cost.before
     layers = sum(isinstance(part, (nn.Conv2d, nn.Linear)) for part in model.modules())
     weights = sum(p.numel() for p in model.parameters())
     found = predictions(model, x)
