@@ -158,6 +158,7 @@ def unknown(graph_size: tuple[int | None, ...], layers: list[Conv]) -> Program:
         ([layer(1), layer(3, 1)], "bias"),
         ([layer(1, stride=2), layer(3, 1)], "bias"),
         ([layer(1, 1), layer(3, 1)], "ring"),
+        ([layer(1, [(0, 1)]), layer(3, 1)], "ring"),
         ([layer(3, 1), layer(3, 1)], "ring"),
     ],
 )
@@ -169,6 +170,19 @@ def test_kind_where_the_size_is_not_known(layers, kind):
     if kind == "free":
         y = in_sequence(layers, x)
         assert np.abs(at_positions(border.whole, x, [(0, y.shape[2])]) - y).max() <= rounding(layers, x)
+
+
+def test_positions_that_are_scaled_differently_are_in_different_classes():
+    """Factors 1 2 2 3 3 3 on a map that nothing else cuts, seen through two taps."""
+    factors = np.array([1.0, 2, 2, 3, 3, 3])
+    first, second = Conv(np.ones((1, 1, 1))), Conv(normal((1, 1, 2), 0))
+    known = chain([first, second], (6,))
+    steps = (known.steps[0], type(known.steps[0])(Scale((factors,)), ("1",), "s"), type(known.steps[0])(second, ("s",), "2"))
+    program = Program(steps, "0", "2", {**known.channels, "s": 1}, {**known.size, "s": (6,)})
+    border = find_border(program)
+    assert [(c.start, c.stop) for c in border.axes[0]] == [(0, 1), (1, 2), (2, 3), (3, 5)]
+    x = normal((1, 1, 6), 1)
+    assert_every_class_is_exact(border, x, second(factors * x), 1e-14)
 
 
 def test_a_scale_by_position_makes_the_border_a_ring_where_the_size_is_not_known():

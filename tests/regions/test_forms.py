@@ -144,6 +144,19 @@ def test_an_axis_that_is_not_cut_has_no_strips():
     assert sum(isinstance(n.op, Conv) for n in new.nodes) == 3
 
 
+def test_corners_are_corrected_only_where_both_axes_cut_off_the_same():
+    """Rows cut a map without a bias, columns one with: four strips, and no corner has anything to correct."""
+    net = Net((3, 20, 20))
+    name = net.conv("x", 12, (3, 1), pad=(1, 0), bias=False)
+    name = net.conv(name, 12, (3, 1), pad=(1, 0))
+    graph = net.graph(net.conv(name, 4, (1, 3), pad=(0, 1)))
+    new, row = one(graph, max_growth=1.0)
+    assert "corrected along the edges" in row.reason
+    assert sorted(n.name.split("/")[-1] for n in new.nodes if "/strip" in n.name) == [
+        "strip_0_x", "strip_2_x", "strip_x_0", "strip_x_2",
+    ]
+
+
 def test_scale():
     """What is left of a depthwise 1×1 and a normalisation is a scale and a shift per channel."""
     net = Net((4, 9, 9))

@@ -216,6 +216,16 @@ def test_an_average_that_hangs_over_the_edge(count):
     assert all(not isinstance(n.op, Pool) for n in new.nodes)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_an_average_of_the_input_that_hangs_over_the_edge(stride):
+    """Nothing but the number of samples under the window tells the border classes apart."""
+    net = Net((2, 9, 10))
+    graph = net.graph(net.conv(net.average("x", 3, stride=stride, pad=1), 4, 2, bias=False))
+    new, (row,) = merged(graph)
+    assert (row.decision, row.border) == ("merged", "ring")
+    assert all(not isinstance(n.op, Pool) for n in new.nodes)
+
+
 def test_a_global_average_before_a_dense_layer():
     net = Net((3, 5, 6))
     mean = net.emit(GlobalPool("avg", keepdims=False), net.conv("x", 8, 3, pad=1))
