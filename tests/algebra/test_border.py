@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from cascades import Options, cascades, random_input
+from decascade.algebra.affine import identity
 from decascade.algebra.border import Border, find_border
 from decascade.algebra.constant import bias_map
 from decascade.algebra.conv import Conv
@@ -141,6 +142,18 @@ def test_visible_kernels_leave_out_what_only_meets_the_padding():
             (axis,), (start, stop) = border.visible(border.kernel(i), i).axes, ranges(border, i)[0]
             for tap in (axis.start, axis.start + axis.reach):
                 assert any(0 <= p + tap < size for p in range(start, stop)), "a tap that never meets the entry"
+
+
+def test_a_tap_that_every_output_misses_is_no_part_of_the_bias():
+    """Two rows of padding that no output sees past: the border is free, and the bias is not that of the unbounded kernel."""
+    first = Conv(normal((1, 1, 1, 1), 0), [2.0])
+    second = Conv(normal((1, 1, 3, 1), 1), [3.0], 1, 1, [(0, 1), (0, 0)])
+    pad = Conv(np.ones((1, 1, 1, 1)), None, 1, 1, [(0, 0), (1, 1)])
+    layers, x = [identity(1, 2), pad, first, second], normal((1, 1, 2, 5), 2)
+    border = find_border(chain(layers, (2, 5)))
+    assert (border.kind, [len(c) for c in border.axes]) == ("free", [1, 3])
+    y = in_sequence(layers, x)
+    assert np.abs(at_positions(border.whole, x, [(0, 1), (0, 7)]) - y).max() <= rounding(layers, x)
 
 
 def unknown(graph_size: tuple[int | None, ...], layers: list[Conv]) -> Program:

@@ -77,7 +77,14 @@ class Border:
     @cached_property
     def whole(self) -> Conv:
         """The one kernel that is exact everywhere if the border is free, up to the bias if it is bias-only."""
-        return self.kernel((0,) * len(self.axes)) if self.single else pull_back(self.program, {})
+        if self.single:
+            return self.kernel((0,) * len(self.axes))
+        whole = pull_back(self.program, {})
+        if self.kind != "free" or None in self.axes or not self.program.has_constant[self.program.exit]:
+            return whole
+        # All outputs may miss the same tap of a map, and with it the same part of the bias.
+        bias = self.kernel((0,) * len(self.axes)).bias
+        return Conv(whole.weight, bias, whole.stride, whole.dilation, whole.padding, whole.groups)
 
     def kernel(self, index: tuple[int, ...]) -> Conv:
         """The exact layer of one class: every output of the class is this stride-S window of the entry."""
