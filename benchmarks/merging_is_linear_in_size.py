@@ -37,10 +37,11 @@ from support.setup import PARTIAL, ROOT
 NAME = "merging_is_linear_in_size"
 FRAMEWORKS = ("onnx", "onnx_ir", "onnxruntime", "keras", "tensorflow", "torch", "scipy", "typer", "rich")
 IMPORT = f"""
-from time import perf_counter
-start = perf_counter(); import numpy; middle = perf_counter(); import decascade; end = perf_counter()
+from time import perf_counter, process_time
+def now(): return perf_counter(), process_time()
+start = now(); import numpy; middle = now(); import decascade; end = now()
 import json, sys
-print(json.dumps([middle - start, end - start, [n for n in {FRAMEWORKS!r} if n in sys.modules]]))
+print(json.dumps([middle[1] - start[1], end[1] - start[1], end[0] - start[0], [n for n in {FRAMEWORKS!r} if n in sys.modules]]))
 """
 
 
@@ -143,7 +144,8 @@ def imports(quick: bool) -> dict[str, Any]:
         done = subprocess.run([sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True, env=_environment())
         rows.append(json.loads(done.stdout))
     return {
-        "numpy_seconds": median(r[0] for r in rows), "seconds": median(r[1] for r in rows), "frameworks_imported": rows[0][2],
+        "numpy_seconds": median(r[0] for r in rows), "seconds": median(r[1] for r in rows),
+        "least_wall_seconds": min(r[2] for r in rows), "frameworks_imported": rows[0][3],
     }
 
 
@@ -165,7 +167,7 @@ def main() -> None:
         for name, r in mem["runs"].items()
     ]
     imported = found["import"]
-    import_rows = [[f"{imported['seconds']:.3f} s", f"{imported['numpy_seconds']:.3f} s",
+    import_rows = [[f"{imported['seconds']:.3f} s", f"{imported['numpy_seconds']:.3f} s", f"{imported['least_wall_seconds']:.3f} s",
                     ", ".join(imported["frameworks_imported"]) or "none"]]
     write_results(NAME, found, [
         ("Processor time of merging a linear chain, not verified",
@@ -173,7 +175,7 @@ def main() -> None:
         (f"Memory of merging {mem['parameters'] / 1e6:.0f} M parameters",
          ["", "model", "baseline (imports, a small merge)", "peak", "(peak − baseline) / model", "wall time", "merged / left"],
          memory_rows),
-        ("import decascade, fresh interpreter", ["seconds", "of which NumPy", "frameworks imported"], import_rows),
+        ("import decascade, fresh interpreter", ["processor time", "of which NumPy", "by the clock, least", "frameworks imported"], import_rows),
     ])
 
 
