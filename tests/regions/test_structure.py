@@ -221,7 +221,7 @@ def test_an_average_of_the_input_that_hangs_over_the_edge(stride):
     """Nothing but the number of samples under the window tells the border classes apart."""
     net = Net((2, 9, 10))
     graph = net.graph(net.conv(net.average("x", 3, stride=stride, pad=1), 4, 2, bias=False))
-    new, (row,) = merged(graph)
+    new, (row,) = merged(graph, max_growth=64.0)
     assert (row.decision, row.border) == ("merged", "ring")
     assert all(not isinstance(n.op, Pool) for n in new.nodes)
 
