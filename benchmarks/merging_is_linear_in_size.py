@@ -167,7 +167,7 @@ def main() -> None:
         for name, r in mem["runs"].items()
     ]
     imported = found["import"]
-    import_rows = [[f"{imported['seconds']:.3f} s", f"{imported['numpy_seconds']:.3f} s", f"{imported['least_wall_seconds']:.3f} s",
+    import_rows = [[*(f"{imported[key]:.3f} s" for key in ("seconds", "numpy_seconds", "least_wall_seconds")),
                     ", ".join(imported["frameworks_imported"]) or "none"]]
     write_results(NAME, found, [
         ("Processor time of merging a linear chain, not verified",
@@ -175,7 +175,8 @@ def main() -> None:
         (f"Memory of merging {mem['parameters'] / 1e6:.0f} M parameters",
          ["", "model", "baseline (imports, a small merge)", "peak", "(peak − baseline) / model", "wall time", "merged / left"],
          memory_rows),
-        ("import decascade, fresh interpreter", ["processor time", "of which NumPy", "by the clock, least", "frameworks imported"], import_rows),
+        ("import decascade, fresh interpreter",
+         ["processor time", "of which NumPy", "by the clock, least", "frameworks imported"], import_rows),
     ])
 
 
