@@ -21,7 +21,7 @@ from decascade.algebra.conv import Conv
 from decascade.algebra.program import Scale
 from decascade.ir.graph import Dim, Graph, Node, Shape, Tensor
 from decascade.ir.ops import Add, Affine, BiasMap, Concat, Dense, Flatten, Identity, Op, Pad, Slice
-from decascade.regions.kernels import Kernels, corrects_bias, cut_maps, dense_rows, outside_of
+from decascade.regions.kernels import Kernels, corrects_bias, cut_maps, dense_rows, no_taps, outside_of
 
 
 @dataclass
@@ -218,14 +218,15 @@ def _tile(kernels: Kernels, builder: Builder, source: str, index: tuple[int, ...
 def _placed(kernel: Conv, ranges: Sequence[tuple[int, int]], cut: Sequence[int], size: Sequence[int]) -> Conv:
     """The kernel for output positions `ranges` on a piece of the entry that starts at `cut`.
 
-    A kernel without a tap on the piece (all zeros) is moved onto it: it reads nothing.
+    A kernel none of whose taps meets the piece answers its bias alone.
     """
-    padding = list[tuple[int, int]]()
-    for axis, (start, stop), at, n in zip(kernel.axes, ranges, cut, size, strict=True):
-        first = axis.first(start) - at
-        if first + axis.stride * (stop - 1 - start) + axis.reach < 0 or first >= n:
-            first = 0
-        padding.append((-first, _after(axis, -first, n, stop - start)))
+    fields = list(zip(kernel.axes, ranges, cut, size, strict=True))
+    if any(a.last(stop - 1) < at or a.first(start) >= at + n for a, (start, stop), at, n in fields):
+        kernel = no_taps(kernel)
+        fields = list(zip(kernel.axes, ((0, stop - start) for start, stop in ranges), (0 for _ in cut), size, strict=True))
+    firsts = [axis.first(start) - at for axis, (start, _), at, _ in fields]
+    padding = [(-first, _after(axis, -first, n, stop - start))
+               for first, (axis, (start, stop), _, n) in zip(firsts, fields, strict=True)]
     return Conv(kernel.weight, kernel.bias, kernel.stride, kernel.dilation, padding, kernel.groups)
 
 
