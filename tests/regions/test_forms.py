@@ -257,6 +257,16 @@ def test_a_merge_whose_result_is_split_is_one_row():
     assert (row.after.value, row.after.parameters) == (64 * 64, 64)
 
 
+def test_a_strip_that_only_meets_the_padding_answers_its_bias():
+    """All columns that the outputs see are padding: corrections of the rows have taps there and nowhere else."""
+    net = Net((2, 6, 1))
+    graph = net.graph(net.conv(net.conv("x", 2, (3, 1), pad=(1, 0), name="a"), 2, (3, 2), pad=[(1, 1), (2, -1)], name="y"))
+    border = find_border(lowered(graph))
+    builder = Builder(graph, "x", "y", "new")
+    assert write_form("strips", Composed(border), builder)
+    assert_same(graph, graph.with_nodes(builder.nodes, builder.tensors), inputs_for(graph))
+
+
 # -- on random regions, whether they pay or not
 
 

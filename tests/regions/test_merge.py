@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cascades import Options as Cascading
 from cascades import cascades, random_input
 from decascade.algebra.compose import compose
 from decascade.algebra.conv import Conv
@@ -25,7 +26,8 @@ def merged(graph: Graph, policy: str = "always", target: str = "macs", **more) -
 
 
 @settings(max_examples=300, deadline=None)
-@given(cascades(), st.sampled_from(["always", "profitable"]), st.sampled_from(["macs", "memory"]), st.sampled_from([16, 3, 1]))
+@given(cascades(Cascading(size=(2, 12), size_3d=(1, 6))), st.sampled_from(["always", "profitable"]),
+       st.sampled_from(["macs", "memory"]), st.sampled_from([16, 3, 1]))
 def test_merged_is_the_same_function_within_the_cap_and_never_dearer(graph, policy, target, cap):
     new, rows = merged(graph, policy, target, max_growth=float(cap))
     assert_same(graph, new, random_input(graph, np.random.default_rng(0)))

@@ -118,6 +118,30 @@ def test_branches_that_do_not_pay_together_are_merged_each():
     assert target_named("macs").graph_cost(new) < target_named("macs").graph_cost(graph)
 
 
+def test_branches_that_pay_more_alone_than_together():
+    """2 → 32 → 2 beside a depthwise 5×5: one dense 5×5 costs less than all of it, the two branches by themselves still less."""
+    net = Net((2, 8, 8))
+    deep = net.conv(net.conv("x", 32, 1, bias=False), 2, 1, bias=False)
+    graph = net.graph(net.add(deep, net.conv("x", 2, 5, pad=2, groups=2, bias=False)))
+    new, rows = merged(graph, "profitable")
+    assert [type(n.op) for n in new.nodes] == [Conv, Conv, Add]
+    assert target_named("macs").graph_cost(new).value == 64 * (4 + 50)
+    assert [r.layers for r in rows if r.decision == "merged"] == [("conv0", "conv1")]
+    assert one_conv(graph, "always").kernel == (5, 5)
+
+
+def test_an_output_inside_a_branch_stays():
+    net = Net((4, 8, 8))
+    inner = net.conv("x", 4, 1, name="inner")
+    graph = net.graph(net.add("x", net.conv(inner, 4, 1, name="outer")), inner)
+    new, _ = merged(graph)
+    assert new.nodes[0].name == "inner"
+    net = Net((4, 8, 8))
+    inner = net.conv("x", 4, 1, name="inner")
+    graph = net.graph(net.add("x", net.conv(inner, 4, 1, name="outer")), net.relu(inner))
+    assert merged(graph)[0].nodes[0].name == "inner"
+
+
 def test_chains_of_a_graph():
     """Every linear node is in one chain; a parallel unit holds chains of its own; activations cut."""
     net = Net((4, 9, 9))
