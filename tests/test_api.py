@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import decascade as dc
-from decascade import api
+from decascade.api import common, merging
 from decascade.cost import target_named
+from decascade.formats.registry import format_of
 from decascade.ir.ops import Dense
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -149,7 +150,7 @@ def test_live_pytorch_module(tmp_path: Path) -> None:
 
 def test_wrong_merge_is_never_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The writer is broken on purpose: one weight of the last layer is off by a thousandth."""
-    form = api.format_of("m.onnx")
+    form = format_of("m.onnx")
 
     class Broken:
         def __getattr__(self, name: str) -> Any:
@@ -165,7 +166,7 @@ def test_wrong_merge_is_never_handed_out(monkeypatch: pytest.MonkeyPatch) -> Non
 
             return form.write(document, replace(graph, nodes=tuple(map(spoil, graph.nodes))))
 
-    monkeypatch.setattr(api, "format_of", lambda _model: Broken())
+    monkeypatch.setattr(common, "format_of", lambda _model: Broken())
     with pytest.raises(dc.VerificationError, match=r"the merged model is off by .* rounding .* nothing was written"):
         dc.merge(EXAMPLES / "digits.onnx")
     assert dc.merge(EXAMPLES / "digits.onnx", verify=False).report.verification is None
@@ -185,8 +186,8 @@ def test_wrong_algebra_is_never_handed_out(monkeypatch: pytest.MonkeyPatch) -> N
 
         return replace(new, nodes=tuple(map(forget, new.nodes))), rows
 
-    api_merge = api.merge_graph
-    monkeypatch.setattr(api, "merge_graph", broken)
+    api_merge = merging.merge_graph
+    monkeypatch.setattr(merging, "merge_graph", broken)
     with pytest.raises(dc.VerificationError, match=r"stem_expand → stem_project is off by .*; nothing was written"):
         dc.merge(EXAMPLES / "digits.onnx")
 

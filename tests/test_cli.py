@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 import decascade
-from decascade import api, cli
+from decascade import api
+from decascade.api import merging
 from decascade.cli import run
+from decascade.cli.show import progress_bar
 from decascade.errors import VerificationError
 
 ONNX = str(Path(__file__).resolve().parents[1] / "examples" / "digits.onnx")
@@ -56,7 +58,7 @@ def test_promise_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     def fails(*_args: object) -> None:
         raise VerificationError("the merged model is off by 1")
 
-    monkeypatch.setattr(api, "_check_model", fails)
+    monkeypatch.setattr(merging, "_check_model", fails)
     assert run(["merge", ONNX, "-o", str(tmp_path / "x.onnx"), "--report", str(tmp_path / "r.json")]) == 3
     out, err = capsys.readouterr()
     assert not out
@@ -117,10 +119,10 @@ def test_closed_pipe_is_no_error() -> None:
 
 
 def test_progress_bar_only_on_terminals(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    with cli._progress(quiet=False) as told:
+    with progress_bar(quiet=False) as told:
         assert told is None
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with cli._progress(quiet=False) as told:
+    with progress_bar(quiet=False) as told:
         assert told is not None
         told("verifying", 0.5)
         told("verifying", 1.0)

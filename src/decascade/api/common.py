@@ -1,0 +1,56 @@
+"""What every command takes: the model and the options, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any, Literal
+
+from decascade.checking.samples import Range
+from decascade.cost import Target, target_named
+from decascade.errors import UsageError
+from decascade.formats.base import Document, Format
+from decascade.formats.registry import format_of
+from decascade.regions.merge import Options
+
+Progress = Callable[[str, float], None]
+Policy = Literal["profitable", "always"]
+Border = Literal["exact", "refuse"]
+InputShape = Sequence[int] | Mapping[str, Sequence[int]]
+
+
+def merge_options(target: str | Target, policy: str, border: str, max_growth: float) -> Options:
+    choice("policy", policy, ("profitable", "always"))
+    choice("border", border, ("exact", "refuse"))
+    if not max_growth >= 1:
+        raise UsageError(f"max_growth = {max_growth:g}: give a number from 1 on (how much the parameters may grow)")
+    found = target_named(target) if isinstance(target, str) else target
+    return Options(found, policy=policy, border=border, max_growth=max_growth)  # type: ignore[arg-type]
+
+
+def choice(name: str, value: str, valid: Sequence[str]) -> None:
+    if value not in valid:
+        raise UsageError(f"{name} = {value!r}: give one of {', '.join(valid)}")
+
+
+def limits_of(given: Sequence[float] | None) -> Range:
+    if given is None:
+        return Range()
+    if len(given) != 2:
+        raise UsageError(f"input range {tuple(given)}: give two numbers, the lowest and the highest value")
+    return Range(float(given[0]), float(given[1]))
+
+
+def check_seed(seed: int) -> None:
+    if seed < 0:
+        raise UsageError(f"seed = {seed}: give a whole number from 0 on")
+
+
+def read_model(model: object, input_shape: InputShape | None = None) -> tuple[Format, Document]:
+    form = format_of(model)
+    source = Path(model) if isinstance(model, str) else model
+    if input_shape is None or isinstance(source, Path) or "input_shape" not in signature(form.read).parameters:
+        return form, form.read(source)
+    shaped: Any = form
+    return form, shaped.read(source, input_shape=input_shape)

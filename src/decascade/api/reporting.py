@@ -1,0 +1,66 @@
+"""From what a command found to the report that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from time import perf_counter
+from typing import Literal
+
+from decascade import __version__
+from decascade.checking.samples import open_sizes
+from decascade.cost import Cost, Target
+from decascade.formats.base import Document, Format
+from decascade.ir.graph import Graph
+from decascade.ir.ops import Conv, ConvTranspose, Dense
+from decascade.regions.merge import NOMINAL, Cascade, sized
+from decascade.report.facts import CascadeFacts, CostFacts, ErrorFacts, Layers, Report, VerificationFacts
+
+PACKAGES = {"onnx": ("onnx", "onnx-ir", "onnxruntime"), "keras": ("keras", "tensorflow-cpu", "tensorflow"), "torch": ("torch",)}
+"""Whose versions a report names."""
+KERNELS = (Conv, ConvTranspose, Dense)
+"""What a report counts as a layer."""
+
+
+def cascade_facts(cascade: Cascade, unit: str, error: ErrorFacts | None) -> CascadeFacts:
+    c = cascade
+    return CascadeFacts(c.layers, c.decision, c.tier, c.reason, c.border, cost_facts(c.before, c.after, unit), error)
+
+
+def cost_facts(before: Cost, after: Cost | None, unit: str) -> CostFacts:
+    if after is None:
+        return CostFacts(before.value, None, unit, before.parameters, None)
+    return CostFacts(before.value, after.value, unit, before.parameters, after.parameters)
+
+
+def make_report(
+    action: Literal["inspect", "merge"], model: object, form: Format, document: Document, graph: Graph, target: Target,
+    cascades: tuple[CascadeFacts, ...], verification: VerificationFacts | None, corrections: int, start: float,
+) -> Report:
+    before, after = sized(document.graph), sized(graph)
+    counts = [sum(isinstance(n.op, KERNELS) for n in g.nodes) for g in (before, after)]
+    sizes = f"sizes that the model leaves open are costed as {NOMINAL}"
+    notes = (*document.notes, *([sizes] if open_sizes(document.graph) else []))
+    name = document.source.name if document.source is not None else f"live {form.name} model"
+    return Report(
+        action=action, model=name, output=None, target=target.name,
+        cost=cost_facts(target.graph_cost(before), target.graph_cost(after), target.unit),
+        layers=Layers(counts[0], counts[1] - corrections, corrections), cascades=cascades,
+        verification=verification, versions=_versions(form), seconds=round(perf_counter() - start, 3), notes=notes,
+    )
+
+
+def corrections(graph: Graph, cascades: Sequence[Cascade]) -> int:
+    """Small convolutions of the merged graph that only correct the border of a merged one."""
+    kernels = {n.name for n in graph.nodes if isinstance(n.op, KERNELS)}
+    return sum(max(len(kernels.intersection(c.added)) - 1, 0) for c in cascades if c.border == "ring")
+
+
+def _versions(form: Format) -> dict[str, str]:
+    found = {"decascade": __version__}
+    for package in ("numpy", *PACKAGES.get(form.name, ())):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,36 @@
+"""decascade inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from decascade.cli.app import app
+from decascade.cli.options import Border, Debug, Force, Growth, ModelPath, Policy, Quiet, ReportPath, Target
+from decascade.cli.show import progress_bar, show
+
+
+@app.command()
+def inspect(
+    model: ModelPath, target: Target = "macs", policy: Policy = "profitable", max_growth: Growth = 16.0,
+    border: Border = "exact", report: ReportPath = None, force: Force = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:
+    """List every cascade: its layers, what merge would do with it, at what cost, and why not.
+
+    Examples:
+
+        decascade inspect model.onnx
+
+        decascade inspect model.keras --policy always --report found.json
+    """
+    from decascade import api
+    from decascade.output import Item, write_all
+
+    if report is not None:
+        api.check_report(report, [Path(model)], force)
+    with progress_bar(quiet) as progress:
+        found = api.inspect(
+            model, target=target, policy=policy, border=border, max_growth=max_growth, progress=progress,  # type: ignore[arg-type]
+        )
+    if report is not None:
+        write_all([Item(report, found.to_json)])
+    show(found, quiet)

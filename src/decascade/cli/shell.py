@@ -1,0 +1,80 @@
+"""Around the commands: errors become one line and an exit code, frameworks are hushed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import typer
+
+from decascade.cli.app import app
+from decascade.errors import DecascadeError
+
+INTERRUPT, INTERRUPTED = 130, "interrupted; nothing was written"
+"""What shells use after Ctrl-C; typer turns the exception into it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if "--debug" not in given:
+        _keep_stderr_for_us()
+    sys.exit(run(given))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; errors are one line on standard error, their exit code is returned."""
+    debug = "--debug" in arguments
+    if not debug:
+        _hush()
+    try:
+        code = app(arguments, prog_name="decascade", standalone_mode=False)
+        return _fail(INTERRUPTED, INTERRUPT) if code == INTERRUPT else code or 0
+    except KeyboardInterrupt:
+        return _fail(INTERRUPTED, INTERRUPT)
+    except MemoryError as error:
+        return _fail(f"out of memory: {error}", 2)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(*_told(error))
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    if isinstance(error, DecascadeError):
+        return str(error), error.exit_code
+    if hasattr(error, "format_message"):  # typer's own: a wrong option, a missing argument
+        usage: Any = error
+        return f"{usage.format_message()} Try decascade --help.", 2
+    if isinstance(error, typer.Abort) and error.__cause__ is None:
+        return INTERRUPTED, INTERRUPT
+    error = error.__cause__ if isinstance(error.__cause__, EOFError) else error
+    words = " ".join(str(error).split())[:300]
+    return f"internal error, a bug in decascade: {type(error).__name__}: {words} (--debug shows the traceback)", 1
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"decascade: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _hush() -> None:
+    """Frameworks' start-up chatter and warnings are not the user's answer."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+def _keep_stderr_for_us() -> None:
+    """What frameworks' native code writes to standard error while it starts goes nowhere; Python's own still arrives."""
+    with suppress(OSError, ValueError):
+        ours = os.dup(sys.stderr.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        sys.stderr = os.fdopen(ours, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
