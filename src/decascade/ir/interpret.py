@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import reduce
 from math import prod
 from typing import Any
@@ -52,7 +52,7 @@ def run(graph: Graph, inputs: Mapping[str, AnyArray], keep: Iterable[str] = ()) 
     """
     wanted = dict.fromkeys((*graph.outputs, *keep))
     _check_names(graph, inputs, wanted)
-    nodes = _needed(graph, inputs, wanted)
+    nodes = needed_nodes(graph, inputs.keys(), wanted)
     values: dict[str, AnyArray] = {name: _floats(array) for name, array in inputs.items()}
     uses = Counter(name for node in nodes for name in node.inputs)
     for node in nodes:
@@ -102,15 +102,19 @@ def _check_names(graph: Graph, inputs: Mapping[str, AnyArray], wanted: Iterable[
             raise UsageError(f"input {name} of shape {given} does not fit its stated shape {show(shape)}")
 
 
-def _needed(graph: Graph, inputs: Mapping[str, AnyArray], wanted: Iterable[str]) -> list[Node]:
-    """The nodes that lead to `wanted`, in order."""
-    needed = set(wanted) - inputs.keys()
+def needed_nodes(graph: Graph, given: Set[str], wanted: Iterable[str]) -> list[Node]:
+    """The nodes that lead from the tensors `given` to those `wanted`, in order.
+
+    Raises:
+        UsageError: a graph input is needed and not given.
+    """
+    needed = set(wanted) - given
     nodes: list[Node] = []
     for node in reversed(graph.nodes):
         if needed.intersection(node.outputs):
             nodes.append(node)
             needed.difference_update(node.outputs)
-            needed.update(name for name in node.inputs if name not in inputs)
+            needed.update(name for name in node.inputs if name not in given)
     if needed:
         raise UsageError(f"input {min(needed)} is missing: give an array for it")
     return nodes[::-1]
