@@ -1,0 +1,126 @@
+"""Candidates: every student that would be cheaper than its segment, fitted, thinned to what could be chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import ceil
+
+from decascade.cost import Target
+from decascade.errors import UsageError
+from decascade.fit.factored import Bottleneck, DepthwiseSeparable, LowRank, Separable
+from decascade.fit.hidden import Narrowed, OneHidden
+from decascade.fit.moments import Moments, patches_per_unknown
+from decascade.fit.students import Dropped, Fit, OneConv, Site, Student, site_of, written
+from decascade.ir.graph import Graph, Node, Tensor
+from decascade.search.segments import find_segments, nodes_of
+
+FAMILIES = (OneConv, Dropped, LowRank, Bottleneck, Separable, DepthwiseSeparable, Narrowed, OneHidden)
+ENOUGH = 4
+"""Patches per unknown below which a fit is not made."""
+WORTHWHILE = 0.98
+"""A student has to cost less than this share of its segment."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A student, what it costs and what its segment costs, in the target's unit."""
+
+    student: Student
+    cost: float
+    before: float
+
+    @property
+    def saving(self) -> float:
+        return self.before - self.cost
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A candidate with its weights."""
+
+    candidate: Candidate
+    fit: Fit
+
+    def nodes(self, label: str) -> tuple[tuple[Node, ...], dict[str, Tensor]]:
+        return written(self.candidate.student, self.fit.ops, label)
+
+
+def candidates(graph: Graph, target: Target, span: int) -> Iterator[Candidate]:
+    """Every student of every segment that is cheaper than what it replaces."""
+    for segment in find_segments(graph, span):
+        site = site_of(graph, segment)
+        if site is None:
+            continue
+        before = target.segment_cost(nodes_of(graph, segment), graph.tensors).value
+        for student in _students(site):
+            cost = cost_of(student, target)
+            if cost < WORTHWHILE * before:
+                yield Candidate(student, cost, before)
+
+
+def _students(site: Site) -> Iterator[Student]:
+    for family in FAMILIES:
+        yield from family.propose(site)
+
+
+def cost_of(student: Student, target: Target) -> float:
+    """What a student costs, before it has weights."""
+    nodes, tensors = written(student, student.blank(), "student")
+    return target.segment_cost(nodes, {**student.site.graph.tensors, **tensors}).value
+
+
+def supported(found: Iterable[Candidate], samples: int) -> list[Candidate]:
+    """The candidates for whose fits so many samples suffice.
+
+    Raises:
+        UsageError: there are candidates, and none is left.
+    """
+    listed, kept = list(found), list[Candidate]()
+    most = 0.0
+    for candidate in listed:
+        shapes = sizes_of(candidate.student.site.graph)
+        rows = min((patches_per_unknown(r, shapes, samples) for r in candidate.student.requests()), default=0.0)
+        most = max(most, rows)
+        if rows >= ENOUGH:
+            kept.append(candidate)
+    if listed and not kept:
+        raise UsageError(
+            f"too few samples: {samples} give {most:.1f} patches per unknown of the smallest fit, {ENOUGH} are needed:"
+            f" give at least {ceil(samples * ENOUGH / max(most, 1e-9))}"
+        )
+    return kept
+
+
+def sizes_of(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """(C, *S) of the tensors whose sizes are all known."""
+    found = dict[str, tuple[int, ...]]()
+    for name, tensor in graph.tensors.items():
+        sizes = tuple(n for n in (tensor.shape or ())[1:] if isinstance(n, int))
+        if tensor.shape is not None and len(sizes) == len(tensor.shape) - 1:
+            found[name] = sizes
+    return found
+
+
+def fit_all(found: Iterable[Candidate], moments: Moments) -> Iterator[Fitted]:
+    for candidate in found:
+        yield Fitted(candidate, candidate.student.fit(moments))
+
+
+def thinned(fitted: Sequence[Fitted], keep: int) -> list[Fitted]:
+    """Per segment the candidates that no other beats on both error and cost; of more than `keep` of them the ones that are
+    furthest apart in cost."""
+    kept = list[Fitted]()
+    for _, some in groupby(fitted, key=lambda f: f.candidate.student.site.segment):
+        front, best = list[Fitted](), float("inf")
+        for one in sorted(some, key=lambda f: (f.candidate.cost, f.fit.error)):
+            if one.fit.error < best:
+                best = one.fit.error
+                front.append(one)
+        while len(front) > keep:
+            costs = [f.candidate.cost for f in front]
+            gaps = [costs[i + 1] - costs[i - 1] for i in range(1, len(front) - 1)]
+            del front[1 + gaps.index(min(gaps))]
+        kept += front
+    return kept

@@ -1,0 +1,263 @@
+"""Students with hidden layers: the segment with fewer hidden channels, and one hidden layer for a longer segment.
+
+Which channels stay is decided on the moments of the layer that reads them (`eliminate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decascade.algebra.conv import Conv
+from decascade.fit.least_squares import Matrix, ridge_solve
+from decascade.fit.moments import Moments, Request, Window
+from decascade.fit.students import Fit, Site, Student, kernel_of, named, zeros
+from decascade.ir.graph import Graph, Node
+from decascade.ir.ops import Activation, Affine, Dense, Flatten, GlobalPool, Identity, Op, Pool
+from decascade.search.segments import nodes_of
+
+EIGHTHS = range(1, 8)
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Link:
+    """A dense layer, the channel-by-channel operations before it, and for each input row of its kernel the channel of the
+    layer before that it belongs to."""
+
+    before: tuple[Node, ...]
+    node: Node
+    owner: Index
+
+    @property
+    def conv(self) -> Conv:
+        op = self.node.op
+        assert isinstance(op, (Conv, Dense))
+        return op.layer if isinstance(op, Dense) else op
+
+    def request(self) -> Request:
+        conv = self.conv
+        window = Window(conv.kernel, conv.stride, tuple(-before for before, _ in conv.padding))
+        return Request(self.node.inputs[0], window, self.node.output)
+
+    def owner_rows(self) -> Index:
+        """The channel of every row of the kernel as a regression has it: input channels, then taps."""
+        return np.repeat(self.owner, prod(self.conv.kernel))
+
+
+def _links(site: Site) -> tuple[_Link, ...] | None:
+    """The segment as a chain of dense layers with channel-by-channel operations between; None where it is none."""
+    by_input = {node.inputs: node for node in nodes_of(site.graph, site.segment)}
+    tensor, links, between = site.segment.entry, list[_Link](), list[Node]()
+    owner = np.arange(site.channels)
+    while tensor != site.segment.exit:
+        node = by_input.get((tensor,))
+        if node is None:
+            return None
+        tensor = node.output
+        if _is_dense(node.op):
+            link = _Link(tuple(between), node, owner)
+            if any(d > 1 for d in link.conv.dilation):
+                return None
+            links.append(link)
+            between, owner = [], np.arange(link.conv.out_channels)
+            continue
+        between.append(node)
+        moved = _owners(site.graph, node, owner)
+        if moved is None:
+            return None
+        owner = moved
+    return tuple(links) if links and not between else None
+
+
+def _is_dense(op: Op) -> bool:
+    return isinstance(op, Dense) or (isinstance(op, Conv) and op.groups == 1)
+
+
+def _owners(graph: Graph, node: Node, owner: Index) -> Index | None:
+    """The channel that each channel after a channel-by-channel operation belongs to; None for any other operation."""
+    op = node.op
+    if isinstance(op, (Affine, Pool, GlobalPool, Identity)):
+        return owner
+    if isinstance(op, Activation):
+        return None if op.kind == "softmax" else owner
+    if isinstance(op, Conv) and op.groups == op.out_channels == op.in_channels:
+        return owner
+    if isinstance(op, Flatten):
+        size = graph.spatial(node.inputs[0])
+        if size is None:
+            return None
+        count = prod(size)
+        return np.repeat(owner, count) if op.order == "channels_first" else np.tile(owner, count)
+    return None
+
+
+def _cut(op: Op, kept: Index) -> Op:
+    """A channel-by-channel operation on the kept channels."""
+    if isinstance(op, Affine):
+        return Affine(op.scale[kept], op.shift[kept])
+    if isinstance(op, Activation) and op.slope is not None:
+        return replace(op, slope=op.slope[kept])
+    if isinstance(op, Conv):
+        bias = None if op.bias is None else op.bias[kept]
+        return Conv(op.weight[kept], bias, op.stride, op.dilation, op.padding, len(kept))
+    return op
+
+
+def _again(op: Op, weight: Matrix, bias: Matrix | None) -> Op:
+    """The same layer with another kernel, (O, C, *K)."""
+    if isinstance(op, Dense):
+        return Dense(Conv(weight, bias))
+    assert isinstance(op, Conv)
+    return Conv(weight, bias, op.stride, op.dilation, op.padding)
+
+
+@dataclass(frozen=True, eq=False)
+class Narrowed:
+    """The segment's own layers with `eighths`/8 of the hidden channels; every layer that reads fewer is fitted again."""
+
+    site: Site
+    links: tuple[_Link, ...]
+    eighths: int
+    skip: bool = False
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(max(1, link.conv.out_channels * self.eighths // 8) for link in self.links[:-1])
+
+    @property
+    def label(self) -> str:
+        each = zip(self.widths, self.links[:-1], strict=True)
+        return "hidden " + " ".join(f"{n}/{link.conv.out_channels}" for n, link in each)
+
+    @staticmethod
+    def propose(site: Site) -> Iterator[Student]:
+        links = _links(site)
+        if links is not None and len(links) > 1:
+            yield from (Narrowed(site, links, eighths) for eighths in EIGHTHS)
+
+    def requests(self) -> tuple[Request, ...]:
+        return tuple(link.request() for link in self.links[1:])
+
+    def blank(self) -> tuple[Op, ...]:
+        return self._ops([np.arange(n) for n in self.widths], None)[0]
+
+    def fit(self, moments: Moments) -> Fit:
+        kept = list[Index]()
+        for width, link in zip(self.widths, self.links[1:], strict=True):
+            order = moments.order(link.request(), link.owner_rows())
+            kept.append(np.sort(order[len(order) - width:]))
+        return Fit(*self._ops(kept, moments))
+
+    def _ops(self, kept: Sequence[Index], moments: Moments | None) -> tuple[tuple[Op, ...], float, float]:
+        """The layers on the kept channels; the shares of variance that they leave unexplained, one after the other."""
+        first = self.links[0].conv
+        bias = None if first.bias is None else first.bias[kept[0]]
+        ops = [n.op for n in self.links[0].before] + [_again(self.links[0].node.op, first.weight[kept[0]], bias)]
+        explained, fitted = 1.0, 1.0
+        for i, link in enumerate(self.links[1:]):
+            ops += [_cut(n.op, kept[i]) for n in link.before]
+            out = kept[i + 1] if i + 1 < len(kept) else np.arange(link.conv.out_channels)
+            if moments is None:
+                width = len(kept[i]) * (len(link.owner) // self.links[i].conv.out_channels)
+                ops.append(_again(link.node.op, zeros(len(out), width, *link.conv.kernel), zeros(len(out))))
+                continue
+            weight, bias, errors = _refit(link, kept[i], moments)
+            explained, fitted = explained * (1 - errors[0]), fitted * (1 - errors[1])
+            ops.append(_again(link.node.op, weight[out], bias[out]))
+        return tuple(ops), 1 - explained, 1 - fitted
+
+
+def _refit(link: _Link, kept: Index, moments: Moments) -> tuple[Matrix, Matrix, tuple[float, float]]:
+    """The kernel of a layer that reads only the kept channels, (O, C', *K), its bias, and its errors."""
+    regression = moments.regression(link.request())
+    rows = np.flatnonzero(np.isin(link.owner_rows(), kept))
+    full = np.zeros_like(regression.cross)
+    full[rows] = ridge_solve(regression.gram[np.ix_(rows, rows)], regression.cross[rows])
+    kernel = full[rows].T.reshape(full.shape[1], -1, *link.conv.kernel)
+    return kernel, regression.bias(full), regression.error(full)
+
+
+@dataclass(frozen=True, eq=False)
+class OneHidden:
+    """One hidden layer for a longer segment (universal approximation): the first convolution and activation of the segment on
+    `width` of their channels, then one convolution fitted on them."""
+
+    site: Site
+    first: Node
+    activation: Node
+    window: Window
+    width: int
+    skip: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"one hidden layer {self.width}, {named(self.window)}" + " + skip" * self.skip
+
+    @staticmethod
+    def propose(site: Site) -> Iterator[Student]:
+        if site.reach is None or _links(site) is not None:
+            return  # a chain is narrowed instead
+        for first, activation in _first_layers(site):
+            for window in _windows_behind(site, first):
+                for eighths in EIGHTHS:
+                    op = first.op
+                    assert isinstance(op, Conv)
+                    for skip in site.skips():
+                        yield OneHidden(site, first, activation, window, max(1, op.out_channels * eighths // 8), skip)
+
+    def requests(self) -> tuple[Request, ...]:
+        segment = self.site.segment
+        return (Request(self.activation.output, self.window, segment.exit, segment.entry if self.skip else ""),)
+
+    def blank(self) -> tuple[Op, ...]:
+        weight = zeros(self.site.out_channels, self.width, *self.window.kernel)
+        return self._ops(np.arange(self.width), weight, zeros(self.site.out_channels))
+
+    def _ops(self, kept: Index, weight: Matrix, bias: Matrix) -> tuple[Op, ...]:
+        op = self.first.op
+        assert isinstance(op, Conv)
+        size = self.site.graph.spatial(self.activation.output) or ()
+        first = Conv(op.weight[kept], None if op.bias is None else op.bias[kept], op.stride, op.dilation, op.padding)
+        last = Conv(weight, bias, self.window.stride, 1, self.window.padding(size, self.site.out_size))
+        return first, _cut(self.activation.op, kept), last
+
+    def fit(self, moments: Moments) -> Fit:
+        (request,) = self.requests()
+        regression = moments.regression(request)
+        owner = np.repeat(np.arange(len(regression.gram) // prod(self.window.kernel)), prod(self.window.kernel))
+        kept = np.sort(moments.order(request, owner)[-self.width:])
+        rows = np.flatnonzero(np.isin(owner, kept))
+        full = np.zeros_like(regression.cross)
+        full[rows] = ridge_solve(regression.gram[np.ix_(rows, rows)], regression.cross[rows])
+        return Fit(self._ops(kept, kernel_of(full[rows], self.window), regression.bias(full)), *regression.error(full))
+
+
+def _first_layers(site: Site) -> Iterator[tuple[Node, Node]]:
+    """Convolutions of the entry with the activation that alone reads them."""
+    for node in nodes_of(site.graph, site.segment):
+        if isinstance(node.op, Conv) and node.op.groups == 1 and node.inputs == (site.segment.entry,):
+            readers = site.graph.consumers[node.output]
+            if len(readers) == 1 and isinstance(readers[0].op, Activation) and readers[0].name in site.segment.nodes:
+                yield node, readers[0]
+
+
+def _windows_behind(site: Site, first: Node) -> Iterator[Window]:
+    """Windows on the hidden layer, in the middle of what the exit sees of it."""
+    op, reach = first.op, site.reach
+    assert isinstance(op, Conv)
+    assert reach is not None
+    if any(whole % own for whole, own in zip(reach.stride, op.stride, strict=True)):
+        return
+    stride = tuple(whole // own for whole, own in zip(reach.stride, op.stride, strict=True))
+    for k in (1, 3, 5):
+        start = list[int]()
+        for a, b, pad, taps, d, own in zip(reach.start, reach.stop, op.padding, op.kernel, op.dilation, op.stride, strict=True):
+            # the middle of the reach, less the middle of the first kernel, in steps of the hidden layer
+            middle = (a + b) / 2 - (d * (taps - 1) / 2 - pad[0])
+            start.append(round(middle / own - (k - 1) / 2))
+        yield Window((k,) * len(stride), stride, tuple(start))
