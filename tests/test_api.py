@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import decascade as dc
-from decascade.api import common, merging
+from decascade.api import common, finding
 from decascade.cost import target_named
 from decascade.formats.registry import format_of
 from decascade.ir.ops import Dense
@@ -186,8 +186,8 @@ def test_wrong_algebra_is_never_handed_out(monkeypatch: pytest.MonkeyPatch) -> N
 
         return replace(new, nodes=tuple(map(forget, new.nodes))), rows
 
-    api_merge = merging.merge_graph
-    monkeypatch.setattr(merging, "merge_graph", broken)
+    api_merge = finding.merge_graph
+    monkeypatch.setattr(finding, "merge_graph", broken)
     with pytest.raises(dc.VerificationError, match=r"stem_expand → stem_project is off by .*; nothing was written"):
         dc.merge(EXAMPLES / "digits.onnx")
 

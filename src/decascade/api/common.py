@@ -7,7 +7,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
-from decascade.checking.samples import Range
 from decascade.cost import Target, target_named
 from decascade.errors import UsageError
 from decascade.formats.base import Document, Format
@@ -18,6 +17,9 @@ Progress = Callable[[str, float], None]
 Policy = Literal["profitable", "always"]
 Border = Literal["exact", "refuse"]
 InputShape = Sequence[int] | Mapping[str, Sequence[int]]
+InputRange = Sequence[Any] | str | Path | Mapping[str, Any]
+"""The lowest and the highest value: two numbers, two arrays (one number per channel, or per entry in the model's own layout),
+an .npz file with `lo` and `hi`; or a mapping from input names to these."""
 
 
 def merge_options(target: str | Target, policy: str, border: str, max_growth: float) -> Options:
@@ -32,14 +34,6 @@ def merge_options(target: str | Target, policy: str, border: str, max_growth: fl
 def choice(name: str, value: str, valid: Sequence[str]) -> None:
     if value not in valid:
         raise UsageError(f"{name} = {value!r}: give one of {', '.join(valid)}")
-
-
-def limits_of(given: Sequence[float] | None) -> Range:
-    if given is None:
-        return Range()
-    if len(given) != 2:
-        raise UsageError(f"input range {tuple(given)}: give two numbers, the lowest and the highest value")
-    return Range(float(given[0]), float(given[1]))
 
 
 def check_seed(seed: int) -> None:

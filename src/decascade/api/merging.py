@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -10,20 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from decascade.api.common import Border, InputShape, Policy, Progress, check_seed, limits_of, merge_options, read_model
+from decascade.api.common import Border, InputRange, InputShape, Policy, Progress, merge_options, read_model
+from decascade.api.finding import Asked, Found, find
 from decascade.api.places import check_output
-from decascade.api.reporting import cascade_facts, corrections, make_report
+from decascade.api.reporting import cascade_facts, make_report
 from decascade.checking.cascades import check_replacement
 from decascade.checking.models import Subject, compare
 from decascade.checking.plan import plan, work
-from decascade.checking.samples import Range
 from decascade.cost import Target
 from decascade.errors import VerificationError
 from decascade.formats.base import Format
-from decascade.ir.graph import Graph
 from decascade.output import Item, write_all
-from decascade.regions.merge import Cascade, merge_graph
-from decascade.regions.proven import merge_on_box
 from decascade.report.facts import ErrorFacts, Report, VerificationFacts
 
 LARGE = 1e8
@@ -57,15 +53,15 @@ class MergeResult:
 
 def merge(
     model: object, *, target: str | Target = "macs", policy: Policy = "profitable", border: Border = "exact",
-    max_growth: float = 16.0, input_range: Sequence[float] | None = None, input_shape: InputShape | None = None,
+    max_growth: float = 16.0, input_range: InputRange | None = None, input_shape: InputShape | None = None,
     prove_seconds: float = 20.0, verify: bool = True, seed: int = 0, progress: Progress | None = None,
 ) -> MergeResult:
     """Replace every cascade by the cheapest layers that compute the same, borders included: on every input, or, given an
     `input_range`, on every input within it (tier "proven": activations that are proved linear there are merged through).
 
     `policy` "always" takes the fewest layers whatever they cost, within `max_growth` times the stored parameters.
-    `border` "refuse" leaves alone what would need its border corrected.  `input_range`: the lowest and the highest value of
-    all inputs; the verification's random inputs are drawn from it too.  `prove_seconds`: time for the proofs.
+    `border` "refuse" leaves alone what would need its border corrected.  `input_range`: see `InputRange`; the
+    verification's random inputs are drawn from it too.  `prove_seconds`: time for the proofs.
     `input_shape`: as for `inspect`.  The given model is never changed.
 
     Raises:
@@ -74,50 +70,40 @@ def merge(
         VerificationError: the result is not the same function; a bug in decascade, and no result is given.
     """
     start = perf_counter()
-    options, limits = merge_options(target, policy, border, max_growth), limits_of(input_range)
-    check_seed(seed)
-    form, document = read_model(model, input_shape)
-    reference, notes = document.graph, tuple[str, ...]()
-    if input_range is None:
-        graph, cascades = merge_graph(document.graph, options, progress)
-    else:
-        proven = merge_on_box(document.graph, (limits.lo, limits.hi), options, prove_seconds, progress=progress, seed=seed)
-        graph, cascades, reference, notes = proven.graph, proven.cascades, proven.reference, proven.notes
-    native = form.write(document, graph)
-    errors, verification = [None] * len(cascades), None
+    options, asked = merge_options(target, policy, border, max_growth), Asked(input_range, prove_seconds, seed)
+    subject = Subject(*read_model(model, input_shape))
+    form, document = subject.format, subject.document
+    found = find(subject, options, asked, progress)
+    native = form.write(document, found.graph)
+    errors, verification = [None] * len(found.cascades), None
     if verify:
-        subject = Subject(form, document)
         try:
-            errors = _check_cascades(reference, graph, cascades, seed, 1 if work(subject) > LARGE else 4)
-            changed = graph.nodes != document.graph.nodes
-            verification = _check_model(subject, native, limits, seed, changed, progress)
+            errors = _check_cascades(found, seed, 1 if work(subject) > LARGE else 4)
+            verification = _check_model(subject, native, found, seed, progress)
         except VerificationError as error:
             raise VerificationError(f"{error}; nothing was written") from error
-    facts = tuple(cascade_facts(c, options.target.unit, e) for c, e in zip(cascades, errors, strict=True))
-    report = make_report("merge", model, form, document, graph, options.target, facts, verification,
-                     corrections(graph, cascades), start)
-    report = replace(report, notes=(*report.notes, *notes))
+    facts = tuple(cascade_facts(c, options.target.unit, e) for c, e in zip(found.cascades, errors, strict=True))
+    report = make_report("merge", subject, found, options.target, facts, verification, start)
     return MergeResult(native, report, form, document.source)
 
 
-def _check_cascades(
-    before: Graph, after: Graph, cascades: Sequence[Cascade], seed: int, samples: int
-) -> list[ErrorFacts | None]:
+def _check_cascades(found: Found, seed: int, samples: int) -> list[ErrorFacts | None]:
     """One entry per cascade; None for those left, and those whose ends a rewrite around them has moved."""
+    before, after = found.reference, found.graph
     both = before.tensors.keys() & after.tensors.keys()
     return [
         check_replacement(before, after, c.entry, c.exit, " → ".join(c.layers), seed, samples)
         if c.decision == "merged" and {c.entry, c.exit} <= both else None
-        for c in cascades
+        for c in found.cascades
     ]
 
 
 def _check_model(
-    subject: Subject, native: object, limits: Range, seed: int, changed: bool, progress: Progress | None
+    subject: Subject, native: object, found: Found, seed: int, progress: Progress | None
 ) -> VerificationFacts:
     rng = np.random.default_rng(seed)
-    chosen = plan(subject, limits, rng, changed)
-    found = compare(subject, Subject(subject.format, subject.format.read(native)), chosen, rng, progress)
-    if not found.same:
-        raise VerificationError(f"the merged model is {found.complaint} (please report this)")
-    return found
+    chosen = plan(subject, found.limits, rng, found.graph.nodes != subject.graph.nodes)
+    facts = compare(subject, Subject(subject.format, subject.format.read(native)), chosen, rng, progress)
+    if not facts.same:
+        raise VerificationError(f"the merged model is {facts.complaint} (please report this)")
+    return facts

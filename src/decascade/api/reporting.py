@@ -8,9 +8,11 @@ from time import perf_counter
 from typing import Literal
 
 from decascade import __version__
+from decascade.api.finding import Found
+from decascade.checking.models import Subject
 from decascade.checking.samples import open_sizes
 from decascade.cost import Cost, Target
-from decascade.formats.base import Document, Format
+from decascade.formats.base import Format
 from decascade.ir.graph import Graph
 from decascade.ir.ops import Conv, ConvTranspose, Dense
 from decascade.regions.merge import NOMINAL, Cascade, sized
@@ -34,19 +36,21 @@ def cost_facts(before: Cost, after: Cost | None, unit: str) -> CostFacts:
 
 
 def make_report(
-    action: Literal["inspect", "merge"], model: object, form: Format, document: Document, graph: Graph, target: Target,
-    cascades: tuple[CascadeFacts, ...], verification: VerificationFacts | None, corrections: int, start: float,
+    action: Literal["inspect", "merge"], subject: Subject, found: Found, target: Target,
+    cascades: tuple[CascadeFacts, ...], verification: VerificationFacts | None, start: float,
 ) -> Report:
-    before, after = sized(document.graph), sized(graph)
+    """The report of one command, which began when the performance counter said `start`."""
+    document, before, after = subject.document, sized(subject.graph), sized(found.graph)
     counts = [sum(isinstance(n.op, KERNELS) for n in g.nodes) for g in (before, after)]
+    extra = corrections(found.graph, found.cascades)
     sizes = f"sizes that the model leaves open are costed as {NOMINAL}"
-    notes = (*document.notes, *([sizes] if open_sizes(document.graph) else []))
-    name = document.source.name if document.source is not None else f"live {form.name} model"
+    notes = (*document.notes, *([sizes] if open_sizes(subject.graph) else []), *found.notes)
+    name = document.source.name if document.source is not None else f"live {subject.format.name} model"
     return Report(
         action=action, model=name, output=None, target=target.name,
         cost=cost_facts(target.graph_cost(before), target.graph_cost(after), target.unit),
-        layers=Layers(counts[0], counts[1] - corrections, corrections), cascades=cascades,
-        verification=verification, versions=_versions(form), seconds=round(perf_counter() - start, 3), notes=notes,
+        layers=Layers(counts[0], counts[1] - extra, extra), cascades=cascades, verification=verification,
+        versions=_versions(subject.format), seconds=round(perf_counter() - start, 3), notes=notes,
     )
 
 

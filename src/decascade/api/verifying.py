@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from decascade.api.common import InputShape, Progress, check_seed, limits_of, read_model
+from decascade.api.common import InputRange, InputShape, Progress, check_seed, read_model
 from decascade.checking.data import load_data
 from decascade.checking.models import Subject, compare
 from decascade.checking.plan import plan, with_data
-from decascade.checking.samples import from_data
+from decascade.checking.ranges import box_of, ranges
+from decascade.checking.samples import Range, from_data
 from decascade.report.facts import VerificationFacts
 
 
 def verify(
-    a: object, b: object, *, data: object = None, input_range: Sequence[float] | None = None,
+    a: object, b: object, *, data: object = None, input_range: InputRange | None = None,
     input_shape: InputShape | None = None, seed: int = 0, progress: Progress | None = None,
 ) -> VerificationFacts:
     """Whether two models, of whatever formats, are the same function up to rounding; the worst error and where.
@@ -29,12 +28,11 @@ def verify(
         UsageError: inputs or outputs that do not correspond, data that does not fit.
         VerificationError: `b` does not run on an input that `a` runs on.
     """
-    limits = limits_of(input_range)
     check_seed(seed)
     first, second = Subject(*read_model(a, input_shape)), Subject(*read_model(b, input_shape))
     rng = np.random.default_rng(seed)
     if data is None:
-        chosen = plan(first, limits, rng)
+        chosen = plan(first, Range() if input_range is None else ranges(box_of(first, input_range)), rng)
     else:
         arrays = {name: first.from_native(name, array) for name, array in load_data(data, first.graph.inputs).items()}
         chosen = with_data(first, from_data(first.graph, arrays))

@@ -1,7 +1,7 @@
 """Boxes of inputs: for every graph input the lowest and the highest value, per sample entry.
 
 Given as two numbers for all inputs, two sequences of one number per channel, two full arrays, or an `.npz` file with
-`lo` and `hi`.  With several inputs a mapping from input name to one of these.
+`lo` and `hi`.  With several inputs a mapping from input name to one of these, or an `.npz` with `NAME.lo` and `NAME.hi`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,15 +49,7 @@ class Box:
         """
         if isinstance(given, Box):
             return given
-        if isinstance(given, Mapping):
-            table = cast(Mapping[str, object], given)
-            if not set(table) <= {"lo", "hi"}:
-                missing = [n for n in graph.inputs if n not in table]
-                if missing:
-                    raise UsageError(f"input range without an entry for input {missing[0]}: give one for each input")
-                return Box({n: _interval(graph, n, *_pair(table[n])) for n in graph.inputs})
-        low, high = _pair(cast(object, given))
-        return Box({n: _interval(graph, n, low, high) for n in graph.inputs})
+        return Box({n: _interval(graph, n, low, high) for n, (low, high) in per_input(graph.inputs, given).items()})
 
     def facts(self) -> dict[str, Any]:
         """The box as JSON values: numbers where all entries are equal."""
@@ -69,21 +62,49 @@ class Box:
         return np.asarray(inside.reshape(len(array), -1).all(axis=1))
 
 
-def _pair(given: object) -> tuple[ArrayLike, ArrayLike]:
+def per_input(inputs: Sequence[str], given: object) -> dict[str, tuple[ArrayLike, ArrayLike]]:
+    """The lowest and the highest values for each input, as a user gives them; shapes are not looked at.
+
+    Raises:
+        UsageError: a file that cannot be read, an input that is left out, something that is no pair.
+    """
     if isinstance(given, str | Path):
-        try:
-            with np.load(given, allow_pickle=False) as stored:
-                if not {"lo", "hi"} <= set(stored.files):
-                    raise UsageError(f"{given}: arrays {', '.join(stored.files) or 'none'}: it needs lo and hi")
-                return stored["lo"], stored["hi"]
-        except (OSError, ValueError) as error:
-            if isinstance(error, UsageError):
-                raise
-            raise UsageError(f"{given}: cannot be read as an .npz file of an input range: {error}") from None
+        given = _file(Path(given), inputs)
+    if isinstance(given, Mapping) and not set(table := cast(Mapping[str, object], given)) <= {"lo", "hi"}:
+        missing, unknown = [n for n in inputs if n not in table], [n for n in table if n not in inputs]
+        if missing or unknown:
+            wrong = f"an entry for input {missing[0]}" if missing else f"an input {unknown[0]}: the model has none"
+            told = f"input range without {wrong}" if missing else f"input range for {wrong}"
+            raise UsageError(f"{told}: give one for each of {', '.join(inputs)}")
+        return {n: _pair(table[n]) for n in inputs}
+    return dict.fromkeys(inputs, _pair(given))
+
+
+def _file(path: Path, inputs: Sequence[str]) -> dict[str, Any]:
+    """`lo` and `hi` of an .npz file, or a pair per input."""
+    try:
+        with path.open("rb") as file:
+            stored: Any = np.load(file, allow_pickle=False)
+            arrays: dict[str, Any] = dict(stored) if hasattr(stored, "files") else {}
+    except FileNotFoundError:
+        raise UsageError(f"{path}: cannot be read as an .npz file of an input range: it does not exist") from None
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        words = " ".join(str(error).split()) or "it is empty"
+        raise UsageError(f"{path}: cannot be read as an .npz file of an input range: {words}") from None
+    if {"lo", "hi"} <= arrays.keys():
+        return {"lo": arrays["lo"], "hi": arrays["hi"]}
+    if all(f"{n}.{end}" in arrays for n in inputs for end in ("lo", "hi")):
+        return {n: (arrays[f"{n}.lo"], arrays[f"{n}.hi"]) for n in inputs}
+    several = f", or for each input, such as {inputs[0]}.lo and {inputs[0]}.hi" if len(inputs) > 1 else ""
+    raise UsageError(f"{path}: arrays {', '.join(arrays) or 'none'}: it needs lo and hi{several}")
+
+
+def _pair(given: object) -> tuple[ArrayLike, ArrayLike]:
     if isinstance(given, Mapping):
         table = cast(Mapping[str, Any], given)
-        return table["lo"], table["hi"]
-    if isinstance(given, Sequence):
+        if set(table) == {"lo", "hi"}:
+            return table["lo"], table["hi"]
+    if isinstance(given, Sequence | np.ndarray) and not isinstance(given, str):
         pair = cast(Sequence[Any], given)
         if len(pair) == 2:
             return pair[0], pair[1]
@@ -94,12 +115,25 @@ def _interval(graph: Graph, name: str, lo: ArrayLike, hi: ArrayLike) -> Interval
     shape = graph.shape(name)
     if shape is None or len(shape) < 2:
         raise UsageError(f"input {name} has no known shape: no range can be declared for it")
-    low, high = (_shaped(name, np.asarray(a, np.float64), shape[1:]) for a in (lo, hi))
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise UsageError(f"input range of {name} is not finite: give finite numbers")
+    low, high = (_shaped(name, _numbers(name, a), shape[1:]) for a in (lo, hi))
+    for a in (low, high):
+        if not np.isfinite(a).all():
+            wrong = float(a[~np.isfinite(a)].flat[0])
+            count = f" ({int((~np.isfinite(a)).sum())} of {a.size} values are not)" if a.size > 1 else f", not {wrong:g}"
+            raise UsageError(f"input range of {name} is not finite: give finite numbers{count}")
     if np.any(low > high):
-        raise UsageError(f"input range of {name}: lowest value {low.max():g} above highest {high.min():g}: swap them")
+        a, b = np.broadcast_arrays(low, high)
+        at = tuple(int(i) for i in np.argwhere(a > b)[0])
+        where = f" channel {at[0]}" if a.size == a.shape[0] > 1 else f" entry {list(at)}" if a.size > 1 else ""
+        raise UsageError(f"input range of {name}{where}: lowest value {a[at]:g} above highest {b[at]:g}: swap them")
     return Interval(low, high)
+
+
+def _numbers(name: str, given: ArrayLike) -> F64:
+    try:
+        return np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        raise UsageError(f"input range of {name}: {given!r} is not numbers") from None
 
 
 def _shaped(name: str, given: F64, shape: Sequence[int | str]) -> F64:
@@ -118,4 +152,7 @@ def _shaped(name: str, given: F64, shape: Sequence[int | str]) -> F64:
 
 
 def _plain(values: F64) -> Any:
-    return float(values.flat[0]) if np.ptp(values) == 0 else np.squeeze(values).tolist()
+    """A number where all are equal, a list where they differ by channel alone, else all in their shape: `Box.of` takes it."""
+    if np.ptp(values) == 0:
+        return float(values.flat[0])
+    return values.ravel().tolist() if values.size == values.shape[0] else values.tolist()

@@ -72,16 +72,20 @@ class Subject:
 
 
 def _to_native(subject: Subject, name: str, array: NDArray[Any]) -> NDArray[Any]:
-    """The inverse of `Format.to_graph`, which only moves axes: the order in which it does, tried on numbered entries."""
-    for order in permutations(range(1, array.ndim)):
+    return array.transpose(native_order(subject, name, array.ndim))
+
+
+def native_order(subject: Subject, name: str, rank: int) -> tuple[int, ...]:
+    """The graph's axes of an input in the order of the model's own layout: what undoes `Format.to_graph`, which only moves
+    axes, tried on numbered entries."""
+    for order in permutations(range(1, rank)):
         axes = (0, *order)
-        small = tuple(range(2, 2 + array.ndim))
+        small = tuple(range(2, 2 + rank))
         numbered = np.arange(prod(small)).reshape(small)
-        moved = numbered.transpose(axes)
-        back = subject.format.to_graph(subject.document, name, moved)
+        back = subject.format.to_graph(subject.document, name, numbered.transpose(axes))
         if back.shape == small and np.array_equal(back, numbered):
-            return array.transpose(axes)
-    return array
+            return axes
+    return tuple(range(rank))
 
 
 def paired(a: Subject, b: Subject) -> tuple[dict[str, str], dict[str, str]]:

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from decascade.checking.models import Plan, Subject
-from decascade.checking.samples import ODD, SIZES, Batch, Range, batches, open_sizes, sample_shape
+from decascade.checking.samples import ODD, SIZES, Batch, Ranges, batches, open_sizes, pinned, sample_shape
 from decascade.cost.macs import Macs
 from decascade.errors import UsageError
 
@@ -44,7 +44,7 @@ def within(budget: float, found: Sequence[Batch], macs: float) -> int:
     return count
 
 
-def plan(subject: Subject, limits: Range, rng: np.random.Generator, changed: bool = True) -> Plan:
+def plan(subject: Subject, limits: Ranges, rng: np.random.Generator, changed: bool = True) -> Plan:
     """Batches that the model runs on: open sizes are tried in turn, an odd one last.
 
     A model in which nothing was changed is only run in its framework, to see that it was written as it was read.
@@ -55,11 +55,12 @@ def plan(subject: Subject, limits: Range, rng: np.random.Generator, changed: boo
     macs = work(subject)
     count = samples_for(macs) if changed else LEAST
     problems = list[str]()
-    for size in SIZES if open_sizes(subject.graph) else SIZES[:1]:
-        found = batches(subject.graph, count, limits, rng, size)
+    graph = pinned(subject.graph, limits)
+    for size in SIZES if open_sizes(graph) else SIZES[:1]:
+        found = batches(graph, count, limits, rng, size)
         framework, note = _runs(subject, found[0])
         if framework or subject.interpretable:
-            extra = batches(subject.graph, LEAST, limits, rng, ODD) if open_sizes(subject.graph) else []
+            extra = batches(graph, LEAST, limits, rng, ODD) if open_sizes(graph) else []
             taken = [*found, *(b for b in extra if _runs(subject, b)[0] or (not framework and subject.interpretable))]
             oracle, reference = _float64(taken, macs, framework) if changed or not framework else (0, 0)
             return Plan(taken, framework, oracle, reference, (note,) if note else ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, cycle, islice
 from math import isfinite
 from typing import Any
@@ -22,24 +22,29 @@ ODD = 37
 """An odd size that is tried as well: strides and windows end differently on it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Range:
-    """The interval that inputs are drawn from."""
+    """The interval that inputs are drawn from: two numbers, or two arrays that broadcast against a sample (C, *S)."""
 
-    lo: float = -1.0
-    hi: float = 1.0
+    lo: float | NDArray[np.float64] = -1.0
+    hi: float | NDArray[np.float64] = 1.0
 
     def __post_init__(self) -> None:
-        if not (isfinite(self.lo) and isfinite(self.hi) and self.lo < self.hi):
-            raise UsageError(f"input range {self.lo:g} {self.hi:g}: give two finite numbers, the smaller one first")
+        a, b = self.lo, self.hi
+        if isinstance(a, float | int) and isinstance(b, float | int) and not (isfinite(a) and isfinite(b) and a < b):
+            raise UsageError(f"input range {a:g} {b:g}: give two finite numbers, the smaller one first")
 
     @property
-    def rest(self) -> float:
+    def rest(self) -> NDArray[np.float64]:
         """Zero, or what is nearest to it."""
-        return min(max(0.0, self.lo), self.hi)
+        return np.clip(np.zeros(()), self.lo, self.hi)
 
 
-def batches(graph: Graph, count: int, limits: Range, rng: np.random.Generator, size: int = SIZES[0]) -> list[Batch]:
+Ranges = Range | Mapping[str, Range]
+"""One range for all inputs, or one for each."""
+
+
+def batches(graph: Graph, count: int, limits: Ranges, rng: np.random.Generator, size: int = SIZES[0]) -> list[Batch]:
     """About `count` samples for the inputs of `graph`, in batches of 1, 2 and 5 where the batch is free.
 
     `size` stands for every open spatial size.  Arrays are in the graph's layout and the inputs' own dtypes.
@@ -51,7 +56,8 @@ def batches(graph: Graph, count: int, limits: Range, rng: np.random.Generator, s
     fixed = [graph.shape(name) for name in graph.inputs]
     first = next((s[0] for s in fixed if s and isinstance(s[0], int)), None)
     sizes = _batch_sizes(count, first)
-    rows = {name: _rows(shape, limits, rng) for name, shape in shapes.items()}
+    own = {name: limits if isinstance(limits, Range) else limits[name] for name in shapes}
+    rows = {name: _rows(shape, own[name], rng) for name, shape in shapes.items()}
     return [{name: _stack(islice(rows[name], n), graph.tensors[name].dtype) for name in shapes} for n in sizes]
 
 
@@ -70,6 +76,17 @@ def sample_shape(graph: Graph, name: str, size: int) -> tuple[int, ...]:
 def open_sizes(graph: Graph) -> bool:
     """Whether some input has a size, other than the batch, that is only known when the model runs."""
     return any(isinstance(d, str) for name in graph.inputs for d in (graph.shape(name) or ())[1:])
+
+
+def pinned(graph: Graph, limits: Ranges) -> Graph:
+    """The graph with the sizes of its inputs that ranges of every entry tell."""
+    tensors = dict(graph.tensors)
+    for name in graph.inputs if isinstance(limits, Mapping) else ():
+        shape, given = tensors[name].shape, np.shape(limits[name].lo)
+        if shape is not None and given:
+            told = (d if isinstance(d, int) or n == 1 else n for d, n in zip(shape[1:], given, strict=True))
+            tensors[name] = replace(tensors[name], shape=(shape[0], *told))
+    return replace(graph, tensors=tensors)
 
 
 def _concrete(shape: Shape, size: int) -> Iterator[int]:
@@ -92,24 +109,25 @@ def _batch_sizes(count: int, fixed: int | None) -> list[int]:
 
 def _rows(shape: Sequence[int], limits: Range, rng: np.random.Generator) -> Iterator[NDArray[np.float64]]:
     """Without end: random, all low, all high, all at rest, single pixels in two corners, then random ones."""
-    middle, half = (limits.lo + limits.hi) / 2, (limits.hi - limits.lo) / 2
+    lo, hi, rest = (np.broadcast_to(a, shape).astype(np.float64) for a in (limits.lo, limits.hi, limits.rest))
+    middle, half = (lo + hi) / 2, (hi - lo) / 2
 
     def uniform() -> NDArray[np.float64]:
-        return rng.uniform(limits.lo, limits.hi, shape)
+        return rng.uniform(lo, hi)
 
     def pixel(corner: int) -> NDArray[np.float64]:
-        row = np.full(shape, limits.rest)
-        row[(..., *(corner,) * (len(shape) - 1))] = limits.hi if limits.hi != limits.rest else limits.lo
+        row, at = rest.copy(), (..., *(corner,) * (len(shape) - 1))
+        row[at] = np.where(hi != rest, hi, lo)[at]
         return row
 
     yield uniform()
-    yield np.full(shape, limits.lo)
-    yield np.full(shape, limits.hi)
-    yield np.full(shape, limits.rest)
+    yield lo
+    yield hi
+    yield rest
     yield pixel(0)
     yield pixel(-1)
     while True:
-        yield np.clip(rng.normal(middle, half / 2, shape), limits.lo, limits.hi)
+        yield np.clip(rng.normal(middle, half / 2), lo, hi)
         yield uniform()
 
 

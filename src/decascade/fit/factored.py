@@ -13,7 +13,7 @@ from math import prod
 import numpy as np
 
 from decascade.algebra.conv import Conv
-from decascade.fit.least_squares import Matrix, cholesky, eigh, ridge_solve
+from decascade.fit.least_squares import Matrix, beside_identity, cholesky, eigh, ridge_solve
 from decascade.fit.moments import Moments, Request, Window
 from decascade.fit.students import Fit, Site, Student, kernel_of, layer, named, zeros
 from decascade.ir.ops import Op
@@ -118,7 +118,7 @@ class Bottleneck:
         inverse = (vector / np.sqrt(np.maximum(value, 1e-9 * max(value[-1], 1e-30)))) @ vector.T
         by_channel = root @ weight.reshape(channels, -1)
         first = _top(by_channel @ by_channel.T, self.rank).T @ inverse @ metric  # (rank, C)
-        lift = np.kron(first.T, np.eye(taps))  # patches of the entry → patches of the bottleneck
+        lift = beside_identity(first.T, taps)  # patches of the entry → patches of the bottleneck
         second = ridge_solve(lift.T @ gram @ lift, lift.T @ regression.cross)
         full = lift @ second
         return Fit(self._ops(first, kernel_of(second, self.window), regression.bias(full)), *regression.error(full))
@@ -173,7 +173,7 @@ class Separable:
         root = cholesky(metric + 1e-9 * np.trace(metric) / len(metric) * np.eye(len(metric)))
         scaled = root.T @ unfolded
         factor = np.linalg.solve(root.T, _top(scaled @ scaled.T, self.rank))  # (C·high, rank)
-        lift = np.kron(factor, np.eye(wide))  # rows (channel, row, column) → (rank, column)
+        lift = beside_identity(factor, wide)  # rows (channel, row, column) → (rank, column)
         second = ridge_solve(lift.T @ regression.gram @ lift, lift.T @ regression.cross)
         full = lift @ second
         first = factor.T.reshape(self.rank, channels, high, 1)

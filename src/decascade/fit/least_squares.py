@@ -80,6 +80,12 @@ def cholesky(positive: Matrix) -> Matrix:
     return linalg.cholesky(positive)
 
 
+def beside_identity(factor: Matrix, size: int) -> Matrix:
+    """factor ⊗ I, (a·size, b·size)."""
+    a, b = factor.shape
+    return np.einsum("ab,ij->aibj", factor, np.eye(size)).reshape(a * size, b * size)
+
+
 def ridge_solve(gram: Matrix, cross: Matrix) -> Matrix:
     """(G + λI)⁻¹ B with λ = 1e-6 of the mean diagonal: directions that the data does not show get no weight."""
     scale = float(np.trace(gram)) / len(gram)

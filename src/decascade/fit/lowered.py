@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from decascade.fit.lowered_ops import Function, Step, load_torch, step_of, tenso
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import needed_nodes
 from decascade.ir.ops import Activation, Affine, BiasMap, Dense, Foreign, Op
+
+NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,13 +214,13 @@ def _module_class() -> type[Any]:
             results = tuple(found[name] for name in self.graph.outputs)
             return results[0] if len(results) == 1 else results
 
-        def run(self, given: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]:
+        def run(self, given: Mapping[str, Any], wanted: Sequence[str], weights: Mapping[str, Any] = NONE) -> dict[str, Any]:
             key = (frozenset(given), tuple(wanted))
             plan = self.plans.get(key)
             if plan is None:
                 plan = self.plans[key] = _plan(self.graph, self.steps, self.names, *key)
             values = {name: self.taken(name, tensor) for name, tensor in given.items()}
-            held = {**self._parameters, **self._buffers}
+            held = {**self._parameters, **self._buffers, **weights}
             for call in plan:
                 results = call.function(*[values[n] for n in call.inputs], *[held[n] for n in call.weights])
                 if call.several:
