@@ -1,0 +1,149 @@
+"""The survey of a model: every worthwhile candidate with its fit and its sensitivity, from which plans are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
+
+from decascade.cost import Cost, Target
+from decascade.errors import UsageError
+from decascade.fit.assemble import runner
+from decascade.fit.candidates import Candidate, Fitted, candidates, fit_all, sizes_of, supported, thinned
+from decascade.fit.divergence import Output
+from decascade.fit.lowered import Lowered
+from decascade.fit.moments import collect
+from decascade.fit.sensitivity import sensitivities
+from decascade.ir.graph import Graph
+from decascade.search.choice import Choice, Plan
+from decascade.search.plan import Option, choose
+
+Progress = Callable[[str, float], None]
+KEEP = 10
+"""Candidates per segment whose sensitivity is measured."""
+WATCHED = 256
+"""Samples that sensitivities are measured on."""
+ROOM = 256 * 2**20
+"""Bytes of activations that a batch may take."""
+
+
+class Samples(Protocol):
+    """Calibration samples: `count` of them, in batches of graph inputs by name, as torch tensors; the same at every call."""
+
+    count: int
+
+    def batches(self, size: int) -> Iterator[Mapping[str, Any]]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What `survey` found.  `before` is the cost of the model that `graph` was made from."""
+
+    graph: Graph
+    target: Target
+    before: float
+    fitted: tuple[Fitted, ...]
+    sensitivities: tuple[float, ...]
+    span: int
+
+    def plan(self, budget: float) -> Plan:
+        """The least sensitive choice whose cost is within the budget, in the target's unit.
+
+        Raises:
+            UsageError: nothing is that cheap.
+        """
+        options = [
+            Option(frozenset(f.candidate.student.site.segment.nodes), f.candidate.saving, sensitivity)
+            for f, sensitivity in zip(self.fitted, self.sensitivities, strict=True)
+        ]
+        cost = self.target.graph_cost(self.graph).value
+        chosen = choose(options, cost, budget, self.target.unit)
+        after = cost - sum(options[i].saving for i in chosen)
+        choices = tuple(_choice(self.fitted[i], self.sensitivities[i]) for i in chosen)
+        return Plan(self.target.name, self.target.unit, self.before, after, choices, self.span)
+
+
+def survey(
+    graph: Graph, target: Target, before: float, samples: Samples, outputs: tuple[Output, ...], span: int, seed: int,
+    progress: Progress,
+) -> Survey:
+    """Fit every candidate of a graph and measure how sensitive the outputs are to the best of each segment.
+
+    Raises:
+        UsageError: a target whose costs do not add up, or too few samples.
+    """
+    check_additive(target)
+    size = batch_size(graph, samples.count)
+    lowered = Lowered(graph)
+    found = supported(candidates(graph, target, span), samples.count)
+    requests = [request for candidate in found for request in candidate.student.requests()]
+    moments = collect(runner(lowered), _told(samples, size, progress), requests, sizes_of(graph), samples.count, seed)
+    fitted = list[Fitted]()
+    for i, one in enumerate(fit_all(found, moments)):
+        fitted.append(one)
+        progress("fitting students", (i + 1) / len(found))
+    kept = thinned(fitted, KEEP)
+    measured = sensitivities(lowered, kept, list(_first(samples, size)), outputs, progress)
+    return Survey(graph, target, before, tuple(kept), tuple(measured), span)
+
+
+def chosen_candidates(graph: Graph, plan: Plan, target: Target) -> list[Candidate]:
+    """The candidates of a graph that a plan names.
+
+    Raises:
+        UsageError: the plan is of another model.
+    """
+    wanted = {(choice.entry, choice.exit, choice.student) for choice in plan.choices}
+    found = dict[tuple[str, str, str], Candidate]()
+    for candidate in candidates(graph, target, plan.span):
+        segment = candidate.student.site.segment
+        key = (segment.entry, segment.exit, candidate.student.label)
+        if key in wanted:
+            found.setdefault(key, candidate)
+    missing = sorted(wanted - found.keys())
+    if missing:
+        entry, exit_, student = missing[0]
+        raise UsageError(f"the plan has '{student}' from {entry} to {exit_}, which this model has not: make the plan anew")
+    return list(found.values())
+
+
+def check_additive(target: Target) -> None:
+    """That the cost of a model is the sum over its layers, which plans under a budget rest on.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if target.combine([Cost(1.0), Cost(1.0)]).value < 2.0:
+        raise UsageError(
+            f"target {target.name} is a peak, not a sum over layers: a budget needs one that adds up (macs, for one)"
+        )
+
+
+def batch_size(graph: Graph, count: int) -> int:
+    """Samples per batch: as many as keep all activations within `ROOM`, and at least eight batches."""
+    numbers = sum(prod(size) for size in sizes_of(graph).values())
+    return max(1, min(256, count // 8, ROOM // (4 * max(numbers, 1))))
+
+
+def _first(samples: Samples, size: int) -> Iterator[Mapping[str, Any]]:
+    """The batches that sensitivities are measured on."""
+    for i, batch in enumerate(samples.batches(size)):
+        if i * size >= WATCHED:
+            return
+        yield batch
+
+
+def _told(samples: Samples, size: int, progress: Progress) -> Iterator[Mapping[str, Any]]:
+    for i, batch in enumerate(samples.batches(size)):
+        yield batch
+        progress("collecting moments", min(1.0, (i + 1) * size / samples.count))
+
+
+def _choice(fitted: Fitted, sensitivity: float) -> Choice:
+    candidate = fitted.candidate
+    segment = candidate.student.site.segment
+    return Choice(
+        segment.entry, segment.exit, segment.nodes, candidate.student.label, candidate.cost, candidate.before, fitted.fit.error,
+        sensitivity,
+    )
