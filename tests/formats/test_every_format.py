@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from cascades import random_cascade, random_input
+from decascade.algebra.conv import Conv
 from decascade.cost import target_named
 from decascade.formats.base import Document, Format
 from decascade.ir.graph import Graph
 from decascade.ir.interpret import run
+from decascade.ir.ops import Affine, Dense, Op
 from decascade.regions.merge import Options, merge_graph
 
 Shape = tuple[Any, ...]
@@ -116,6 +118,44 @@ def test_random_cascade(name: str, seed: int) -> None:
     before, after = _run(form, document, native, x), _run(form, document, new, x)
     np.testing.assert_allclose(before, exact, atol=1e-4 * scale)
     np.testing.assert_allclose(after, exact, atol=1e-4 * scale)
+
+
+def _trained(op: Op) -> Op:
+    """The operation with other weights, as training leaves them: in float64."""
+    match op:
+        case Conv():
+            bias = None if op.bias is None else op.bias.astype(np.float64) - 0.25
+            return replace(op, weight=-1.5 * op.weight.astype(np.float64), bias=bias)
+        case Dense():
+            return Dense(cast(Conv, _trained(op.layer)))
+        case Affine():
+            return Affine(op.scale.astype(np.float64) + 0.5, op.shift.astype(np.float64) - 0.5)
+        case _:
+            return op
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("name", ROWS)
+def test_trained_weights_are_written(name: str, seed: int) -> None:
+    """One node has other weights under the same name, then all have: each is emitted anew, the others are replayed."""
+    row = ROWS[name]
+    form, rng = row.load(), np.random.default_rng(seed)
+    graph = random_cascade(rng)
+    x = random_input(graph, rng)["x"]
+    _, document = _native(form, row, graph)
+    old = document.graph
+    kernels = [n.name for n in old.nodes if isinstance(n.op, Conv | Dense)]
+    for changed in ([kernels[seed % len(kernels)]], [n.name for n in old.nodes]):
+        nodes = tuple(replace(n, op=_trained(n.op)) if n.name in changed else n for n in old.nodes)
+        new = replace(old, nodes=nodes)
+        native = form.write(document, new)
+        exact = run(new, {new.inputs[0]: x})[new.outputs[0]]
+        assert np.abs(exact - run(old, {old.inputs[0]: x})[old.outputs[0]]).max() > 1e-3
+        np.testing.assert_allclose(_run(form, document, native, x), exact, atol=1e-4 * max(1.0, float(np.abs(exact).max())))
+        again = _read(form, native, tuple(graph.shape("x") or ()))
+        assert set(kernels) <= {n.name for n in again.graph.nodes}
+        stored = [n.op for n in again.graph.nodes if n.name in kernels]
+        assert all((op.layer if isinstance(op, Dense) else cast(Conv, op)).weight.dtype == np.float32 for op in stored)
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.errors import FormatError, GraphError
 from decascade.formats.keras import FORMAT
+from decascade.ir.graph import Node, Tensor
 from decascade.ir.ops import (
     Activation,
     Add,
@@ -226,8 +228,6 @@ def test_what_has_no_form_in_keras_says_so(operation: Op, shape: Any, words: str
     document = FORMAT.read(chain(shape, L.Identity(name="gone")))
     graph = document.graph
     if isinstance(operation, Foreign):
-        from decascade.ir.graph import Node
-
         graph = graph.with_nodes([Node("new", operation, ("x",), ("gone",))])
     else:
         graph = swapped(graph, ["gone"], ("new", operation, ["x"], "gone"))
@@ -278,6 +278,36 @@ def test_convolution_stays_where_its_activation_goes() -> None:
     assert [type(layer).__name__ for layer in model.layers][1] == "Conv2D"
     assert model.layers[1].activation is keras.activations.linear
     np.testing.assert_array_equal(model.layers[1].kernel, document.native.get_layer("a").kernel)
+
+
+def test_trained_layers_keep_their_names() -> None:
+    layers = [
+        L.Conv2D(4, 3, activation="relu", name="first"), L.Conv2D(4, 1, name="second"), L.BatchNormalization(name="bn"),
+        L.PReLU(shared_axes=(1, 2), name="prelu"), L.Flatten(name="flat"), L.Dense(3, activation="softmax", name="out"),
+    ]
+    document = FORMAT.read(chain((6, 6, 3), *layers))
+
+    def trained(node: Node) -> Node:
+        match node.op:
+            case Conv():
+                return replace(node, op=replace(node.op, weight=2 * node.op.weight))
+            case Dense():
+                return replace(node, op=Dense(replace(node.op.layer, bias=numbers(3))))
+            case Activation() if node.op.slope is not None:
+                return replace(node, op=replace(node.op, slope=-node.op.slope))
+            case _:
+                return node
+
+    graph = replace(document.graph, nodes=tuple(map(trained, document.graph.nodes)))
+    model = writes(document, graph)
+    names = [layer.name for layer in model.layers]
+    assert {"first", "second", "bn", "prelu", "flat", "out"} <= set(names)
+    assert type(model.get_layer("bn")) is L.BatchNormalization
+    kept = {name: model.get_layer(name).get_weights()[0] for name in ("second", "prelu")}
+    assert np.array_equal(kept["second"], 2 * document.native.get_layer("second").get_weights()[0])
+    assert np.array_equal(kept["prelu"], -document.native.get_layer("prelu").get_weights()[0])
+    # what makes the output has its name; the kernel before it is a layer of its own now
+    assert isinstance(model.get_layer("out"), L.Activation | L.Softmax)
 
 
 def test_half_of_a_separable_convolution() -> None:
@@ -430,9 +460,6 @@ def test_layer_that_reads_one_tensor_twice_may_read_two() -> None:
     y = L.ReLU(name="r")(x)
     document = FORMAT.read(keras.Model(x, L.Add(name="s")([y, y])))
     node = document.graph.nodes[-1]
-    from dataclasses import replace
-
-    from decascade.ir.graph import Node, Tensor
 
     graph = document.graph.with_nodes(
         [document.graph.nodes[0], replace(node, inputs=("r", "n")), Node("minus", Activation("neg"), ("r",), ("n",))],

@@ -93,11 +93,33 @@ def test_only_the_replaced_segment_changes() -> None:
 def test_new_names_keep_clear_of_those_there_are() -> None:
     proto = chain()
     proto.graph.initializer[3].name = "first_weight"
+    proto.graph.node[2].input[0] = proto.graph.node[1].output[0] = "first"
     document = FORMAT.read(proto)
     made = FORMAT.write(document, merged(document, "first", "second", "first"))
+    # "first" is the name of a tensor that stays
     assert [n.name for n in made.graph.node] == ["first_1", "act"]
     assert {t.name for t in made.graph.initializer} == {"first_weight", "first_weight_1", "first_bias"}
     same_function(proto, made)
+
+
+def test_trained_node_keeps_its_name_and_its_place() -> None:
+    proto = chain()
+    document = FORMAT.read(proto)
+    nodes = {n.name: n for n in document.graph.nodes}
+    op = nodes["second"].op
+    assert isinstance(op, Conv)
+    trained = replace(nodes["second"], op=replace(op, weight=2 * op.weight.astype(np.float64)))
+    graph = replace(document.graph, nodes=(nodes["first"], trained, nodes["act"]))
+    made = FORMAT.write(document, graph)
+    assert [(n.name, n.op_type, list(n.output)) for n in made.graph.node] == [
+        ("first", "Conv", ["t"]), ("second", "Conv", ["u"]), ("act", "Relu", ["y"])
+    ]
+    weights = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    assert set(weights) == {"w1", "spare", "second_weight", "second_bias"}
+    assert weights["second_weight"].dtype == np.float32
+    x = sample(proto)
+    assert not np.array_equal(onnxruntime_outputs(made, x)["y"], onnxruntime_outputs(proto, x)["y"])
+    close(run(graph, x)["y"], onnxruntime_outputs(made, x)["y"])
 
 
 def test_weights_that_another_node_uses_stay() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,47 @@ def test_names_of_what_is_kept_and_what_is_new(net: Any, small: Any, expected: A
     assert [type(part) for part in small.modules()].count(nn.Conv2d) == 3
     assert type(small).__name__ == "Net"
     _close(FORMAT.run(small, {"x": X})["output"], expected)
+
+
+def test_trained_modules_keep_their_names(net: Any) -> None:
+    """As the user's code knows them, so that the state dict goes on fitting."""
+    document = read(net, (1, 3, 10, 10))
+
+    def trained(node: Node) -> Node:
+        op = node.op
+        if isinstance(op, Conv):
+            return replace(node, op=replace(op, weight=op.weight.astype(np.float64) * 0.5))
+        return replace(node, op=Dense(replace(op.layer, weight=-op.layer.weight))) if isinstance(op, Dense) else node
+
+    graph = replace(document.graph, nodes=tuple(map(trained, document.graph.nodes)))
+    made = FORMAT.write(document, graph)
+    before = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
+    after = made.state_dict()
+    assert {k: v.shape for k, v in before.items()} == {k: after[k].shape for k in before}
+    assert torch.equal(after["layer1.0.conv2.weight"], before["layer1.0.conv2.weight"] * 0.5)
+    assert isinstance(made.get_submodule("layer1.0.conv2"), nn.Conv2d)
+    _close(FORMAT.run(made, {"x": X})["output"], run(graph, {"x": X})["output"])
+
+
+def test_trained_module_beside_a_call_that_stays() -> None:
+    """A module that is called twice: the call that was changed cannot have its place."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Any) -> Any:
+            return self.conv(torch.relu(self.conv(x)))
+
+    document = read(Twice().eval(), (1, 3, 10, 10))
+    first, *rest = document.graph.nodes
+    assert isinstance(first.op, Conv)
+    graph = replace(document.graph, nodes=(replace(first, op=replace(first.op, weight=3 * first.op.weight)), *rest))
+    made = FORMAT.write(document, graph)
+    assert set(made.state_dict()) == {"conv.weight", "conv.bias", "conv_2.weight", "conv_2.bias"}
+    output = graph.outputs[0]
+    _close(FORMAT.run(made, {"x": X})[output], run(graph, {"x": X})[output])
 
 
 def test_state_dict_round_trip(net: Any, small: Any, expected: Any, tmp_path: Path) -> None:

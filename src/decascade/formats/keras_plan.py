@@ -91,7 +91,8 @@ class _Planner:
         for scope in self.read.whole.scopes():
             for call in (item for item in scope.items if isinstance(item, Call)):
                 kept = [now[n] for n in call.nodes if n in now and now[n].origin]
-                if len(kept) < len(call.nodes):
+                # a layer is what its configuration and its weights say: with another operation it is a new one
+                if len(kept) < len(call.nodes) or any(n.op is not before[n.name].op for n in kept):
                     self.changed.add(id(scope))
                     loose += [Made(node) for node in kept]
                 elif all(n.inputs == before[n.name].inputs for n in kept):

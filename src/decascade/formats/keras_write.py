@@ -7,7 +7,7 @@ the other alone.  All new layers are plain Keras ones.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from decascade.formats.keras_graph import Scope
 from decascade.formats.keras_plan import Item, Kept, Made, Plan, make_plan, written
 from decascade.formats.keras_read import Part, Read
 from decascade.ir.graph import Graph
+from decascade.ir.ops import Op
 
 
 @dataclass(eq=False)
@@ -47,7 +48,8 @@ def write_model(document: Document, graph: Graph) -> Any:
         GraphError: a new node that has no form in Keras.
     """
     read: Read = document.state
-    builder = _Builder(read, graph, make_plan(read, document.graph, graph))
+    operations = {node.name: node.op for node in document.graph.nodes}
+    builder = _Builder(read, graph, make_plan(read, document.graph, graph), operations)
     model = builder.build(read.whole)
     builder.copy_state()
     return model
@@ -58,6 +60,7 @@ class _Builder:
     read: Read
     graph: Graph
     plan: Plan
+    operations: Mapping[str, Op]
     copies: dict[int, Any] = field(default_factory=dict[int, Any])
     pairs: list[tuple[Any, Any]] = field(default_factory=list[tuple[Any, Any]])
     models: dict[int, Any] = field(default_factory=dict[int, Any])
@@ -145,7 +148,8 @@ class _Builder:
         part = self.read.parts.get(node.name) if node.origin else None
         emitter = Emitter(level, self.read.layout, self._dtype(node.outputs[0]), self._name(item, part, level, scope))
         given = [level.tensors[name] for name in node.inputs]
-        level.tensors[node.output] = emitter.emit(node, given, part.function if part else None)
+        same = part is not None and node.op is self.operations[node.name]
+        level.tensors[node.output] = emitter.emit(node, given, part.function if part and same else None)
 
     def _name(self, item: Made, part: Part | None, level: Level, scope: Scope) -> str:
         """What writes an output of the model takes the name of the layer that did, if that is free."""
@@ -153,7 +157,10 @@ class _Builder:
         wanted = ends.get(item.node.output)
         if wanted is None and part is not None and item.node.output in part.call.outputs:
             wanted = part.call.operation.name
-        return wanted if wanted is not None and wanted not in level.names else item.node.name
+        if wanted is not None and wanted not in level.names:
+            return wanted
+        # a name that an output shall have is not for what comes before it
+        return item.node.name if item.node.name not in ends.values() else item.node.output
 
     def _dtype(self, tensor: str) -> Any:
         """The dtype policy of the layers that computed in the tensor's type, that of the tensor's own layer first."""

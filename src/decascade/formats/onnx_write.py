@@ -33,7 +33,10 @@ class _Replay:
         graph = view.model.shell.graph
         known = {node.name: node for node in old.nodes}
         self.kept = {n.name: known[n.name] for n in new.nodes if n.name in known and known[n.name].op is n.op}
-        taken = {name for native in view.natives for name in (native.name, *native.writes, *native.reads)}
+        taken = {name for native in view.natives for name in (*native.writes, *native.reads)}
+        # a node that is emitted anew may have the name of the one that it replaces
+        replayed = {index for node in self.kept.values() for index in _indices(node)}
+        taken |= {native.name for native in view.natives if native.index in replayed or native.index in view.folded}
         taken |= {*new.tensors, *(t.name for t in graph.initializer), *view.inputs, *view.outputs}
         self.emitter = Emitter(view.opset, taken)
         self.nodes: list[Any] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ class Builder:
     device: Any
     training: bool
     trainable: bool = True
+    own: Collection[str] = ()
+    """Paths of modules that the user's model has: a new one of that name takes its place, if that is free."""
 
     def name(self, wanted: str) -> str:
         """An attribute name for a new part: letters, digits and underscores, not in use."""
@@ -37,9 +39,29 @@ class Builder:
 
     def module(self, wanted: str, module: Any, x: Any) -> Any:
         """Add a submodule and a call of it."""
-        name = self.name(wanted)
-        self.root.add_module(name, module.train(self.training).requires_grad_(self.trainable))
-        return self.graph.create_node("call_module", name, (x,), {}, name=name)
+        name = wanted if wanted in self.own and self._free(wanted) else self.name(wanted)
+        *parents, leaf = name.split(".")
+        holder = self.root
+        for parent in parents:
+            if parent not in holder._modules:
+                holder.add_module(parent, load().nn.Module().train(self.training))
+            holder = holder._modules[parent]
+        holder.add_module(leaf, module.train(self.training).requires_grad_(self.trainable))
+        return self.graph.create_node("call_module", name, (x,), {}, name=re.sub(r"\W+", "_", name))
+
+    def _free(self, path: str) -> bool:
+        """Whether a module can be put there: its place is empty, all before it are modules, and fx has not the name."""
+        first, *rest = path.split(".")
+        if hasattr(load().fx.GraphModule, first):
+            return False
+        holder = self.root
+        for name in (first, *rest):
+            if not hasattr(holder, name):
+                return True
+            holder = holder._modules.get(name)
+            if holder is None:
+                return False
+        return False
 
     def parameter(self, wanted: str, values: NDArray[Any], dtype: Any) -> Any:
         """Add a parameter and a read of it."""

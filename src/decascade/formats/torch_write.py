@@ -48,7 +48,8 @@ def write_module(reading: Reading, new: Graph) -> Any:
     original = reading.traced.original
     root = torch.nn.Module().train(original.training)
     trainable = any(p.requires_grad for p in original.parameters()) or not any(True for _ in original.parameters())
-    builder = Builder(root, torch.fx.Graph(), _device(original), original.training, trainable)
+    paths = {path for path, _ in original.named_modules() if path}
+    builder = Builder(root, torch.fx.Graph(), _device(original), original.training, trainable, paths)
     writer = _Writer(reading, builder)
     placeholders = [node for node in reading.traced.module.graph.nodes if node.op == "placeholder"]
     for node, name in zip(placeholders, new.inputs, strict=True):
