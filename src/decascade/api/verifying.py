@@ -9,7 +9,7 @@ from decascade.checking.data import load_data
 from decascade.checking.models import Subject, compare
 from decascade.checking.plan import plan, with_data
 from decascade.checking.ranges import box_of, ranges
-from decascade.checking.samples import Range, from_data
+from decascade.checking.samples import DEFAULT, from_data
 from decascade.report.facts import VerificationFacts
 
 
@@ -32,7 +32,7 @@ def verify(
     first, second = Subject(*read_model(a, input_shape)), Subject(*read_model(b, input_shape))
     rng = np.random.default_rng(seed)
     if data is None:
-        chosen = plan(first, Range() if input_range is None else ranges(box_of(first, input_range)), rng)
+        chosen = plan(first, DEFAULT if input_range is None else ranges(box_of(first, input_range)), rng)
     else:
         arrays = {name: first.from_native(name, array) for name, array in load_data(data, first.graph.inputs).items()}
         chosen = with_data(first, from_data(first.graph, arrays))

@@ -77,7 +77,7 @@ def per_input(inputs: Sequence[str], given: object) -> dict[str, tuple[ArrayLike
             told = f"input range without {wrong}" if missing else f"input range for {wrong}"
             raise UsageError(f"{told}: give one for each of {', '.join(inputs)}")
         return {n: _pair(table[n]) for n in inputs}
-    return dict.fromkeys(inputs, _pair(given))
+    return dict.fromkeys(inputs, _pair(cast(object, given)))
 
 
 def _file(path: Path, inputs: Sequence[str]) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _interval(graph: Graph, name: str, lo: ArrayLike, hi: ArrayLike) -> Interval
     if np.any(low > high):
         a, b = np.broadcast_arrays(low, high)
         at = tuple(int(i) for i in np.argwhere(a > b)[0])
-        where = f" channel {at[0]}" if a.size == a.shape[0] > 1 else f" entry {list(at)}" if a.size > 1 else ""
+        where = "" if a.size == 1 else f" channel {at[0]}" + (f" at {list(at[1:])}" if a.size > a.shape[0] else "")
         raise UsageError(f"input range of {name}{where}: lowest value {a[at]:g} above highest {b[at]:g}: swap them")
     return Interval(low, high)
 

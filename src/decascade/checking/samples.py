@@ -40,6 +40,8 @@ class Range:
         return np.clip(np.zeros(()), self.lo, self.hi)
 
 
+DEFAULT = Range()
+"""What inputs are drawn from where no range is declared."""
 Ranges = Range | Mapping[str, Range]
 """One range for all inputs, or one for each."""
 
@@ -80,8 +82,10 @@ def open_sizes(graph: Graph) -> bool:
 
 def pinned(graph: Graph, limits: Ranges) -> Graph:
     """The graph with the sizes of its inputs that ranges of every entry tell."""
+    if isinstance(limits, Range):
+        return graph
     tensors = dict(graph.tensors)
-    for name in graph.inputs if isinstance(limits, Mapping) else ():
+    for name in graph.inputs:
         shape, given = tensors[name].shape, np.shape(limits[name].lo)
         if shape is not None and given:
             told = (d if isinstance(d, int) or n == 1 else n for d, n in zip(shape[1:], given, strict=True))

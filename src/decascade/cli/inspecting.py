@@ -5,22 +5,40 @@ from __future__ import annotations
 from pathlib import Path
 
 from decascade.cli.app import app
-from decascade.cli.options import Border, Debug, Force, Growth, ModelPath, Policy, Quiet, ReportPath, Target
+from decascade.cli.options import (
+    Border,
+    Debug,
+    Force,
+    Growth,
+    ModelPath,
+    Policy,
+    ProveSeconds,
+    Quiet,
+    Range,
+    RangeFile,
+    ReportPath,
+    Target,
+)
 from decascade.cli.show import progress_bar, show
 
 
 @app.command()
 def inspect(
     model: ModelPath, target: Target = "macs", policy: Policy = "profitable", max_growth: Growth = 16.0,
-    border: Border = "exact", report: ReportPath = None, force: Force = False, quiet: Quiet = False, debug: Debug = False,
+    border: Border = "exact", input_range: Range = None, input_range_file: RangeFile = None, prove_seconds: ProveSeconds = 20.0,
+    report: ReportPath = None, force: Force = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """List every cascade: its layers, what merge would do with it, at what cost, and why not.
+
+    With an input range also every activation: which of its channels are proved linear there, and which are not.
 
     Examples:
 
         decascade inspect model.onnx
 
         decascade inspect model.keras --policy always --report found.json
+
+        decascade inspect model.onnx --input-range 0 1
     """
     from decascade import api
     from decascade.output import Item, write_all

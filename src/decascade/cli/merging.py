@@ -13,11 +13,14 @@ from decascade.cli.options import (
     ModelPath,
     Output,
     Policy,
+    ProveSeconds,
     Quiet,
     Range,
+    RangeFile,
     ReportPath,
     Seed,
     Target,
+    chosen_range,
 )
 from decascade.cli.show import progress_bar, show
 
@@ -27,7 +30,8 @@ def merge(
     model: ModelPath,
     output: Output,
     target: Target = "macs", policy: Policy = "profitable", max_growth: Growth = 16.0, border: Border = "exact",
-    input_range: Range = None, report: ReportPath = None, seed: Seed = 0, force: Force = False, quiet: Quiet = False,
+    input_range: Range = None, input_range_file: RangeFile = None, prove_seconds: ProveSeconds = 20.0,
+    report: ReportPath = None, seed: Seed = 0, force: Force = False, quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Replace cascades by the cheapest layers that compute the same; verify the result; write it.
@@ -50,7 +54,7 @@ def merge(
     with progress_bar(quiet) as progress:
         result = api.merge(
             model, target=target, policy=policy, border=border, max_growth=max_growth,  # type: ignore[arg-type]
-            input_range=input_range, seed=seed, progress=progress,
+            input_range=chosen_range(input_range, input_range_file), prove_seconds=prove_seconds, seed=seed, progress=progress,
         )
         result.save(output, force=force, report=report)
     show(result.report, quiet)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from decascade.errors import UsageError
+
 MODEL = "A model: .onnx, .keras, .h5/.hdf5 or .pt2."
 ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL, show_default=False)]
 Target = Annotated[str, typer.Option(metavar="NAME", help="What a replacement must not raise: macs or memory.")]
@@ -25,10 +27,19 @@ Range = Annotated[
     tuple[float, float] | None,
     typer.Option(
         "--input-range", metavar="LO HI", show_default=False,
-        help="Values that the model's inputs take. merge goes through activations that are proved linear on it, and the result"
-        " is then equal within this range only; the verification draws its inputs from it (default −1 1).",
+        help="Lowest and highest value of the model's inputs. Activations that are proved linear on it are merged through;"
+        " the result is then equal to the model within this range only. Verification draws its inputs from it (default −1 1).",
     ),
 ]
+RangeFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--input-range-file", metavar="BOX.npz", show_default=False,
+        help="The same from arrays lo and hi: one number per channel, or one per entry of an input in the model's own layout"
+        " (for several inputs NAME.lo and NAME.hi).",
+    ),
+]
+ProveSeconds = Annotated[float, typer.Option(metavar="S", help="Time for the proofs over the input range.")]
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="OUT", help="Where the merged model goes.", show_default=False)
 ]
@@ -36,3 +47,14 @@ Data = Annotated[
     Path | None, typer.Option(metavar="D.npz", help="Inputs in A's layout: .npz with x, or .npy.", show_default=False)
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def chosen_range(numbers: tuple[float, float] | None, file: Path | None) -> tuple[float, float] | Path | None:
+    """The input range, which may be given in one of two ways.
+
+    Raises:
+        UsageError: in both.
+    """
+    if numbers is not None and file is not None:
+        raise UsageError("--input-range and --input-range-file are two ways to give one thing: leave one out")
+    return numbers if file is None else file

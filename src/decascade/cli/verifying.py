@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from decascade.cli.app import app
-from decascade.cli.options import MODEL, Data, Debug, Force, Quiet, Range, ReportPath, Seed
+from decascade.cli.options import MODEL, Data, Debug, Force, Quiet, Range, RangeFile, ReportPath, Seed, chosen_range
 from decascade.cli.show import console, progress_bar
 from decascade.errors import VerificationError
 
@@ -17,8 +17,8 @@ from decascade.errors import VerificationError
 def verify(
     a: Annotated[str, typer.Argument(metavar="A", help=MODEL, show_default=False)],
     b: Annotated[str, typer.Argument(metavar="B", help="Another, of any of these formats.", show_default=False)],
-    data: Data = None, input_range: Range = None, report: ReportPath = None, seed: Seed = 0, force: Force = False,
-    quiet: Quiet = False, debug: Debug = False,
+    data: Data = None, input_range: Range = None, input_range_file: RangeFile = None, report: ReportPath = None,
+    seed: Seed = 0, force: Force = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Are two models the same function up to rounding? The worst error, and where. Exit code 3 if not.
 
@@ -36,7 +36,8 @@ def verify(
     if report is not None:
         api.check_report(report, [Path(a), Path(b)], force)
     with progress_bar(quiet) as progress:
-        found = api.verify(a, b, data=data, input_range=input_range, seed=seed, progress=progress)
+        limits = chosen_range(input_range, input_range_file)
+        found = api.verify(a, b, data=data, input_range=limits, seed=seed, progress=progress)
     if report is not None:
         write_all([Item(report, lambda path: path.write_text(to_json(found), encoding="utf-8"))])
     if not quiet:
