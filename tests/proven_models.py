@@ -162,6 +162,7 @@ def _onnx(path: Path, shape: Sequence[int], steps: Sequence[Step]) -> None:
                 nodes.append(helper.make_node("Relu", [at], [out], name=f"relu_{i}"))
         at = out
     image = helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["N", *shape])
-    result = helper.make_tensor_value_info(at, onnx.TensorProto.FLOAT, None)
+    channels = [len(step[1]) for step in steps if step[0] == "conv"][-1]
+    result = helper.make_tensor_value_info(at, onnx.TensorProto.FLOAT, ["N", channels, *shape[1:]])
     graph = helper.make_graph(nodes, "net", [image], [result], constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from decascade.ir.graph import Graph
 
 Arrays = Mapping[str, NDArray[Any]]
+NOTE = "decascade"
+"""The name under which a model carries a text of decascade's own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,14 @@ class Format(Protocol):
         with an empty `origin` put in.  Kept nodes are untouched: names, metadata, dtype survive.  A node whose op is not
         the very object of the document (its weights were trained) is put in anew, under its name where that is possible.
         New weights are stored in the dtype of the tensor they produce."""
+        ...
+
+    def annotated(self, native: Any, text: str) -> Any:
+        """A model that `write` gave, with a text in its metadata that `save` stores and `write` hands on."""
+        ...
+
+    def annotation(self, document: Document) -> str:
+        """The text that a model carries; "" where it carries none."""
         ...
 
     def save(self, native: Any, path: Path) -> None:

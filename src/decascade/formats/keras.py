@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from decascade.errors import UsageError
 from decascade.formats.base import Arrays, Document, Format
 from decascade.formats.keras_base import body, keras, output_names, quiet, to_array, to_first
-from decascade.formats.keras_files import check_finite, load, save
+from decascade.formats.keras_files import ATTRIBUTE, check_finite, load, save
 from decascade.formats.keras_graph import check_graph
 from decascade.formats.keras_read import read_model
 from decascade.formats.keras_write import write_model
@@ -39,7 +39,17 @@ class KerasFormat:
 
     def write(self, document: Document, graph: Graph) -> Any:
         with quiet():
-            return write_model(document, graph)
+            model = write_model(document, graph)
+        return self.annotated(model, text) if (text := self.annotation(document)) else model
+
+    def annotated(self, native: Any, text: str) -> Any:
+        """The text is an attribute of the live model, a member of a .keras archive, a dataset of an HDF5 file."""
+        setattr(native, ATTRIBUTE, text)
+        return native
+
+    def annotation(self, document: Document) -> str:
+        """The attribute, which reading a file sets."""
+        return str(getattr(document.native, ATTRIBUTE, ""))
 
     def save(self, native: Any, path: Path) -> None:
         save(native, Path(path))

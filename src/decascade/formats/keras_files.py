@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from decascade.errors import FormatError, UnsafeModelError
+from decascade.formats.base import NOTE
 from decascade.formats.files import checked_container, checked_file
 from decascade.formats.keras_base import keras, quiet, to_array
 from decascade.formats.keras_scan import as_dict, mended, scan
@@ -24,6 +25,9 @@ from decascade.formats.keras_scan import as_dict, mended, scan
 _HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 _WEIGHTS = "model.weights.h5"
 _BOMB = 1 << 26
+ATTRIBUTE = "_decascade"
+"""Where a live model carries decascade's text."""
+_MEMBER = f"{NOTE}.json"
 
 
 def load(path: Path) -> Any:
@@ -39,8 +43,25 @@ def load(path: Path) -> Any:
     hdf5 = path.suffix.lower() in (".h5", ".hdf5")
     _check_head(path, head, hdf5)
     model = _load_hdf5(path) if hdf5 else _load_zip(path)
+    text = _hdf5_note(path) if hdf5 else _zip_note(path)
+    if text:
+        setattr(model, ATTRIBUTE, text)
     check_finite(model, str(path))
     return model
+
+
+def _zip_note(path: Path) -> str:
+    with zipfile.ZipFile(path) as archive:
+        known = _MEMBER in archive.namelist() and archive.getinfo(_MEMBER).file_size <= _BOMB
+        return archive.read(_MEMBER).decode("utf-8", "replace") if known else ""
+
+
+def _hdf5_note(path: Path) -> str:
+    h5py: Any = import_module("h5py")
+    with h5py.File(path, "r") as file:
+        stored = file.get(NOTE)
+        plain = isinstance(stored, h5py.Dataset) and stored.shape == () and h5py.check_string_dtype(stored.dtype)
+        return bytes(stored[()]).decode("utf-8", "replace") if plain else ""
 
 
 def _check_head(path: Path, head: bytes, hdf5: bool) -> None:
@@ -218,6 +239,9 @@ def save(model: Any, path: Path) -> None:
         with quiet():
             if path.suffix.lower() == ".keras":
                 model.save(path)
+                if text := getattr(model, ATTRIBUTE, ""):
+                    with zipfile.ZipFile(path, "a") as archive:
+                        archive.writestr(_MEMBER, text)
             else:
                 _save_hdf5(model, path)
     finally:
@@ -231,6 +255,8 @@ def _save_hdf5(model: Any, path: Path) -> None:
     buffer = BytesIO()
     with h5py.File(buffer, "w") as file:
         legacy.save_model_to_hdf5(model, file)
+        if text := getattr(model, ATTRIBUTE, ""):
+            file.create_dataset(NOTE, data=text)  # an attribute may not pass 64 KiB
     path.write_bytes(buffer.getbuffer())
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.errors import FormatError
-from decascade.formats.base import Arrays, Document
+from decascade.formats.base import NOTE, Arrays, Document
 from decascade.formats.onnx_model import OnnxModel, from_ir, from_proto, load_model, save_model
 from decascade.formats.onnx_read import graph_of
 from decascade.formats.onnx_run import run_model
@@ -67,6 +67,21 @@ class OnnxFormat:
             return import_module("onnx_ir.serde").deserialize_model(model.proto())
         return model.proto() if state.kind == "ModelProto" else model
 
+    def annotated(self, native: Any, text: str) -> Any:
+        """The text becomes an entry of the model's `metadata_props`."""
+        if isinstance(native, OnnxModel):
+            shell: Any = import_module("onnx").ModelProto()
+            shell.CopyFrom(native.shell)
+            return OnnxModel(_with_entry(shell, text), native.weights, native.external)
+        if _kind(native) == "Model":
+            native.metadata_props[NOTE] = text
+            return native
+        return _with_entry(native, text)
+
+    def annotation(self, document: Document) -> str:
+        """The entry of `metadata_props`."""
+        return next((str(p.value) for p in document.native.shell.metadata_props if p.key == NOTE), "")
+
     def live(self, native: Any) -> Any:
         """The object a user expects in place of an `OnnxModel`: an `onnx.ModelProto`."""
         return native.proto() if isinstance(native, OnnxModel) else native
@@ -87,6 +102,12 @@ class OnnxFormat:
     def to_graph(self, document: Document, name: str, array: NDArray[Any]) -> NDArray[Any]:
         """ONNX is channels-first, as the graph is: the array itself."""
         return array
+
+
+def _with_entry(proto: Any, text: str) -> Any:
+    entry = next((p for p in proto.metadata_props if p.key == NOTE), None) or proto.metadata_props.add()
+    entry.key, entry.value = NOTE, text
+    return proto
 
 
 def _kind(model: object) -> str:

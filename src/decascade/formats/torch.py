@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from decascade.errors import FormatError, UnsafeModelError
 from decascade.formats.base import Arrays, Document
-from decascade.formats.torch_common import load, loaded
+from decascade.formats.torch_common import NOTE_KEY, load, loaded, note_of
 from decascade.formats.torch_trace import InputShapes
 from decascade.ir.graph import Graph
 
@@ -48,7 +48,17 @@ class TorchFormat:
         """A new nn.Module (an fx.GraphModule) that state_dict, export, compile, .to() and training work on."""
         from decascade.formats.torch_write import write_module
 
-        return write_module(document.state, graph)
+        module = write_module(document.state, graph)
+        return self.annotated(module, text) if (text := self.annotation(document)) else module
+
+    def annotated(self, native: Any, text: str) -> Any:
+        """The text is an entry of an fx.GraphModule's `meta`, and an extra file of a .pt2 archive."""
+        native.meta[NOTE_KEY] = text
+        return native
+
+    def annotation(self, document: Document) -> str:
+        """The entry of `meta`; of a program from a file, what was stored with it."""
+        return note_of(document.native)
 
     def save(self, native: Any, path: Path) -> None:
         """A .pt2 file by torch.export.save."""

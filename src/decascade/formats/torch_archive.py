@@ -18,18 +18,20 @@ from pathlib import Path
 from typing import Any, cast
 
 from decascade.errors import FormatError, UnsafeModelError
+from decascade.formats.base import NOTE
 from decascade.formats.files import checked_container
-from decascade.formats.torch_common import load, one_line, words
+from decascade.formats.torch_common import NOTE_KEY, load, one_line, words
 
 RESAVE = "load it where you trust it and store it again with torch.export.save, or pass the live nn.Module"
 
 _MODEL = "models/model.json"
 _WEIGHTS, _CONSTANTS = "data/weights/model_weights_config.json", "data/constants/model_constants_config.json"
 _SAMPLE = "data/sample_inputs/model.pt"
+EXTRA = f"extra/{NOTE}.json"
 _KNOWN = re.compile(
     r"models/model\.json|data/(weights|constants)/(model_(weights|constants)_config\.json|(weight|tensor)_\d+)"
     r"|data/sample_inputs/model\.pt|archive_format|archive_version|byteorder|version|\.data/.*"
-    r"|\.format_version|\.storage_alignment"
+    r"|\.format_version|\.storage_alignment|extra/decascade\.json"
 )
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _PATH = re.compile(r"[^\"'\\\x00-\x1f\x7f]*")
@@ -66,9 +68,12 @@ def load_program(path: Path) -> Any:
     from decascade.formats.torch_export import quiet
 
     try:
-        clean = _checked_copy(path)
+        clean, note = _checked_copy(path)
         with quiet():
-            return torch.export.load(clean)
+            program = torch.export.load(clean)
+        if note:
+            setattr(program, NOTE_KEY, note)
+        return program
     except (FormatError, OSError):
         raise
     except Exception as error:
@@ -76,8 +81,8 @@ def load_program(path: Path) -> Any:
         raise FormatError(f"{path} is not an exported program that can be opened ({reason}): {RESAVE}") from None
 
 
-def _checked_copy(path: Path) -> io.BytesIO:
-    """A new archive of the checked members of the file."""
+def _checked_copy(path: Path) -> tuple[io.BytesIO, str]:
+    """A new archive of the checked members of the file, and decascade's own text in it."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(path, archive)
@@ -86,6 +91,7 @@ def _checked_copy(path: Path) -> io.BytesIO:
             _check_model(path, model)
             weights = _checked_config(path, archive.read(members[_WEIGHTS]))
             constants = _checked_config(path, archive.read(members[_CONSTANTS]))
+            note = archive.read(members[EXTRA]).decode("utf-8", "replace") if EXTRA in members else ""
             clean = io.BytesIO()
             with zipfile.ZipFile(clean, "w", zipfile.ZIP_STORED) as out:
                 _copy(archive, members, out, {_MODEL: model, _WEIGHTS: weights, _CONSTANTS: constants})
@@ -95,7 +101,7 @@ def _checked_copy(path: Path) -> io.BytesIO:
         lacks = error.args[0]
         raise FormatError(f"{path} is no exported program: it lacks {lacks}; store one with torch.export.save") from None
     clean.seek(0)
-    return clean
+    return clean, note
 
 
 def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, str]:
@@ -124,6 +130,8 @@ def _copy(archive: zipfile.ZipFile, members: Mapping[str, str], out: zipfile.Zip
             out.writestr(f"model/{inner}", json.dumps(parsed[inner]))
         elif inner == _SAMPLE:
             out.writestr(f"model/{inner}", b"")
+        elif inner == EXTRA:
+            continue
         elif not inner.startswith(".") or inner == ".data/version":
             with archive.open(name) as source, out.open(f"model/{inner}", "w", force_zip64=True) as target:
                 while chunk := source.read(1 << 22):

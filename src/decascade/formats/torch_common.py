@@ -16,10 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.errors import FormatError
+from decascade.formats.base import NOTE
 from decascade.ir.graph import Shape
 
 WAY_ROUND = 'or export it with torch.onnx.export(model, example, "model.onnx", dynamo=True) and pass that file'
 """The end of every message about a model that cannot be taken as a PyTorch graph."""
+
+
+NOTE_KEY = f"{NOTE}_note"
+"""Where an fx.GraphModule's `meta` holds decascade's text, and the attribute of an exported program that does."""
+
+
+def note_of(native: Any) -> str:
+    """The text that a module or program carries; "" where it carries none."""
+    return str(getattr(native, "meta", {}).get(NOTE_KEY, "") or getattr(native, NOTE_KEY, ""))
 
 
 @cache

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from decascade.errors import FormatError
+from decascade.formats.base import NOTE
 from decascade.formats.torch_common import WAY_ROUND, InputSpec, Traced, check_finite, dtype_name, load, one_line
 from decascade.formats.torch_pure import AliasedError, call_name, make_pure
 from decascade.formats.torch_shapes import symbolic_shape
@@ -171,8 +172,8 @@ def _read_as_eval(module: Any) -> bool:
     return found
 
 
-def save_program(program: Any, path: Any) -> None:
-    """torch.export.save to exactly this path.
+def save_program(program: Any, path: Any, note: str = "") -> None:
+    """torch.export.save to exactly this path, with decascade's text as an extra file where there is one.
 
     PyTorch's archive writer aborts the process when a disk fills up under it: the file is made in memory, then written
     like any other.
@@ -183,7 +184,7 @@ def save_program(program: Any, path: Any) -> None:
     buffer = BytesIO()
     with quiet():
         try:
-            load().export.save(program, buffer)
+            load().export.save(program, buffer, extra_files={f"{NOTE}.json": note} if note else None)
         except Exception as error:
             raise FormatError(f"torch.export.save cannot store this model ({one_line(error)}): {WAY_ROUND}") from None
     Path(path).write_bytes(buffer.getbuffer())

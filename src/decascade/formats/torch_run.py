@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from decascade.errors import FormatError, UsageError
 from decascade.formats.base import Arrays
-from decascade.formats.torch_common import floating_dtype, in_eval, load, to_numpy
+from decascade.formats.torch_common import floating_dtype, in_eval, load, note_of, to_numpy
 from decascade.formats.torch_export import export_module, quiet, save_program, unlift
 from decascade.formats.torch_names import output_names
 from decascade.formats.torch_write import META
@@ -68,7 +68,7 @@ def save_module(native: Any, path: Path) -> None:
     """
     torch = load()
     if isinstance(native, torch.export.ExportedProgram):
-        save_program(native, path)
+        save_program(native, path, note_of(native))
         return
     known = getattr(native, "meta", {}).get(META) if isinstance(native, torch.fx.GraphModule) else None
     if known is None:
@@ -83,4 +83,4 @@ def save_module(native: Any, path: Path) -> None:
         program = export_module(in_eval(native), [shape for shape, _ in known.values()], dtypes)
     except Exception as error:
         raise FormatError(f"torch.export cannot export this model: {str(error).strip().splitlines()[0]}") from None
-    save_program(program, path)
+    save_program(program, path, note_of(native))
