@@ -55,7 +55,8 @@ def find(subject: Subject, options: Options, asked: Asked, progress: Progress | 
     box = box_of(subject, asked.input_range)
     limits = ranges(box)
     proven = merge_on_box(graph, box, options, asked.prove_seconds, progress=progress, seed=asked.seed)
-    return Found(proven.graph, proven.reference, proven.cascades, limits, box, (proven.certificate,), proven.notes)
+    certificates = (proven.certificate,) if proven.certificate is not None else ()
+    return Found(proven.graph, proven.reference, proven.cascades, limits, box, certificates)
 
 
 def _exact(graph: Graph, options: Options, progress: Progress | None) -> tuple[Graph, Graph, tuple[Cascade, ...]]:

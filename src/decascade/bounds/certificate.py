@@ -19,12 +19,18 @@ class Status(StrEnum):
 
     PROVEN: it stays in one linear regime on the whole box.  MIXED: every position does, but not all in the same regime.
     WITNESSED: inputs in the box are known that take it to two regimes, or into a curved one.  OPEN: neither.
+    OBSERVED: it stayed in one linear regime on all samples of some data, which proves nothing.
     """
 
     PROVEN = "proven"
     MIXED = "mixed"
     WITNESSED = "witnessed"
     OPEN = "open"
+    OBSERVED = "observed"
+
+
+SETTLED = (Status.PROVEN, Status.OBSERVED)
+"""In one linear regime, each in its own sense."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +76,13 @@ class ActivationRecord:
     def counts(self) -> dict[str, int]:
         """Channels per status, the proven ones by regime ("proven-active")."""
         pairs = zip(self.status, self.regime, strict=True)
-        told = [f"proven-{self.regimes[r]}" if s is Status.PROVEN else str(s) for s, r in pairs]
+        told = [f"{s}-{self.regimes[r]}" if s in SETTLED else str(s) for s, r in pairs]
         return dict(Counter(told))
 
     @property
     def linear(self) -> bool:
-        """Whether every channel is proved linear."""
-        return all(s is Status.PROVEN for s in self.status)
+        """Whether every channel is proved linear, or, in an observed certificate, was linear on all samples."""
+        return all(s in SETTLED for s in self.status)
 
     def facts(self) -> dict[str, Any]:
         return {

@@ -120,7 +120,7 @@ class _Work:
         nodes = activations(graph)
         if not nodes:
             return None
-        ahead = _numbered(part(graph, [n.inputs[0] for n in nodes]), box)
+        ahead = numbered(part(graph, [n.inputs[0] for n in nodes]), box)
         classes = Classes()
         own = classes.of(ahead, box)
         small, axes = smallest(ahead, box, classes)
@@ -330,7 +330,7 @@ class _Work:
         )
 
 
-def _numbered(graph: Graph, box: Box) -> Graph:
+def numbered(graph: Graph, box: Box) -> Graph:
     """The graph with every size inferred; a box that gives every entry tells the size of its input.
 
     Raises:

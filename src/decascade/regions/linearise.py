@@ -1,68 +1,108 @@
-"""What follows from a certificate: activations that are linear on the box become linear nodes, constant channels go.
+"""What follows from a certificate, before any merging: each activation is offered to the rewrites in turn.
 
-Rules, in order:
-    DropLinear      every channel proved to stay in one linear regime: identity, a scale and shift per channel
-    DeleteConstant  a channel proved constant (a dead ReLU, a clip at its end) leaves the layers on both of its sides;
-                    what it was adds to the bias of the next layer
-Not done: a group of linear channels beside others that are not; maximum pools whose winner is fixed.
+Rules, in order (max pools whose winner is fixed have become linear before, see `fixed_pools`):
+    DropLinear      every channel stays in one linear regime: the identity, a scale and shift per channel
+    DeleteConstant  a channel that is constant (a dead ReLU, a clip at its end) leaves the layers on both of its sides;
+                    what it was adds to the bias of the next layer (`deletion`)
+    Bypass          channels that stay linear get a way of their own past those that do not, where that is cheaper (`bypass`)
+Each is tried first with what is proved, then with what was observed on data, if that was asked for; a change keeps the
+weaker of the two.
 
-An activation that DropLinear made linear keeps its node's name.  Where no merge takes it up, `restored` puts the user's
-own node back, so that nothing changes that does not pay.
+An activation that DropLinear made linear keeps its node's name.  Where no merge takes it up, `restored` puts the activation
+back, so that nothing changes that does not pay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.algebra.conv import Conv
 from decascade.bounds.certificate import ActivationRecord, Certificate, Status
 from decascade.bounds.regimes import Regime, regimes
-from decascade.ir.graph import Graph, Node, Tensor
-from decascade.ir.ops import Activation, Affine, Dense, Flatten, Identity, Op, Pool
+from decascade.ir.graph import Graph, Node
+from decascade.ir.ops import Activation, Affine, Identity, Op
 from decascade.regions.lower import Refusal
 
 F64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Tier = Literal["proven", "observed"]
 
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """One rewrite that was made, in words, with the graph before and after it; `made`: new node → the node it replaces."""
+    """One rewrite that was made, in words, with the graph before and after it.
+
+    `made`: new node → the node that it replaces, or is a part of.  `node`: what the activation is called now; `kept`: which of
+    its channels it still has.  `claims`: the channels whose regime the change rests on.  `remark`: words for a merge that
+    takes up one of the nodes `remarked`.
+    """
 
     before: Graph
     graph: Graph
     node: str
     words: str
-    made: Mapping[str, str]
+    claims: Ints
+    made: Mapping[str, str] = field(default_factory=dict[str, str])
+    kept: Ints | None = None
+    tier: Tier = "proven"
+    remark: str = ""
+    remarked: frozenset[str] = frozenset()
 
     @property
     def replaced(self) -> frozenset[str]:
         return frozenset(self.made.values())
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What a change of the model rests on: these channels of one of the user's activations stay in these regimes.
+
+    `names`: the regimes of the activation; `regime`: one index into them per entry of `channels`.
+    """
+
+    node: str
+    layers: tuple[str, ...]
+    kind: str
+    tier: Tier
+    names: tuple[str, ...]
+    channels: tuple[int, ...]
+    regime: tuple[int, ...]
+
+
+class Rewrite(Protocol):
+    """`record` tells of the channels that the node has now, in their order."""
+
+    def apply(self, graph: Graph, node: Node, record: ActivationRecord) -> Change | Refusal: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Linearised:
-    """The graph after all rewrites.  `linear`: activations that became linear.  `made`: new node → layers that it stands
-    for; `nodes`: new node → the user's nodes that it stands for."""
+    """The graph after all rewrites.  `linear`: nodes that are linear now → what they were.  `made`: new node → layers that it
+    stands for; `nodes`: new node → the user's nodes that it stands for.  `tiers`: what a changed or linear node rests on.
+    `claims` under the name of the node that a claim comes with, "" where it does not hang on one."""
 
     graph: Graph
-    linear: frozenset[str]
+    linear: Mapping[str, Node]
     changes: tuple[Change, ...]
     made: Mapping[str, tuple[str, ...]]
     nodes: Mapping[str, tuple[str, ...]]
+    tiers: Mapping[str, Tier]
+    claims: tuple[tuple[str, Claim], ...]
     refusals: tuple[Refusal, ...]
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return tuple(c.words for c in self.changes)
+    def upheld(self, merged: Graph) -> tuple[Claim, ...]:
+        """The claims that the merged graph rests on: those of activations that were put back are none."""
+        there = {n.name for n in merged.nodes}
+        return tuple(claim for name, claim in self.claims if name not in self.linear or name not in there)
 
 
 @dataclass(frozen=True)
 class DropLinear:
-    """An activation all of whose channels are proved linear becomes Identity, or Affine with its slopes and shifts."""
+    """An activation all of whose channels stay linear becomes Identity, or Affine with its slopes and shifts."""
 
     def apply(self, graph: Graph, node: Node, record: ActivationRecord) -> Change | Refusal:
         op = node.op
@@ -72,73 +112,104 @@ class DropLinear:
             return Refusal(f"{node.name} stays: {node.pinned}", node.name)
         if not record.linear:
             return Refusal(_why_not(record), node.name, record.counts)
-        slope, shift = _line(regimes(op, record.channels), record.regime)
-        linear: Op = Identity() if np.all(slope == 1) and not np.any(shift) else Affine(slope, shift)
-        nodes = [replace(n, op=linear) if n is node else n for n in graph.nodes]
-        words = f"{node.name}: all {record.channels} channels stay linear ({_counts(record)})"
-        return Change(graph, graph.with_nodes(nodes), node.name, words, {})
+        nodes = [replace(n, op=line_op(op, record)) if n is node else n for n in graph.nodes]
+        words = f"{record.node}: all {record.channels} channels stay linear ({_counts(record)})"
+        return Change(graph, graph.with_nodes(nodes), node.name, words, np.arange(record.channels))
 
 
-@dataclass(frozen=True)
-class DeleteConstant:
-    """Channels that are constant behind an activation are deleted from the layer before it and the layers after it.
+def linearise(
+    graph: Graph, certificate: Certificate | None, rewrites: Sequence[Rewrite] = (DropLinear(),),
+    observed: Certificate | None = None, selected: Mapping[str, tuple[Node, Claim]] | None = None,
+) -> Linearised:
+    """The graph that a certificate allows, before any merging; every activation gives a change or a refusal.
 
-    Made where a convolution or dense layer without groups writes what the activation reads (scales in between may be)
-    and only such layers read what it writes.  A constant other than zero adds to their bias, so they must not pad it.
+    `selected`: max pools that the caller has made linear already, and what the claims of that are.
     """
-
-    def apply(self, graph: Graph, node: Node, record: ActivationRecord) -> Change | Refusal:
-        op = node.op
-        if not isinstance(op, Activation):
-            return Refusal(f"{node.name} is no activation", node.name)
-        slope, shift = _line(regimes(op, record.channels), record.regime)
-        constant = (record.regime >= 0) & (slope == 0)
-        if not constant.any():
-            return Refusal(f"{node.name} has no channel that is constant", node.name)
-        if constant.all():
-            return Refusal(f"{node.name} is constant on all channels: nothing of the layer would be left", node.name)
-        before = _writers(graph, node)
-        if isinstance(before, Refusal):
-            return before
-        after = _readers(graph, node, shift[constant])
-        if isinstance(after, Refusal):
-            return after
-        return _deleted(graph, [*before, node], after, np.flatnonzero(~constant), np.where(constant, shift, 0.0))
-
-
-Rewrite = DropLinear | DeleteConstant
-REWRITES: tuple[Rewrite, ...] = (DropLinear(), DeleteConstant())
+    work = _Work(graph, {n.name: n.origin or (n.name,) for n in graph.nodes})
+    for name, (pool, claim) in (selected or {}).items():
+        work.linear[name], work.tiers[name] = pool, "proven"
+        work.claims.append((name, claim))
+    seen = {record.node: record for record in observed.activations} if observed is not None else {}
+    proven = {record.node: record for record in certificate.activations} if certificate is not None else {}
+    for node in graph.nodes:
+        chances: list[tuple[Tier, ActivationRecord | None]] = [
+            ("proven", proven.get(node.name)), ("observed", seen.get(node.name))]
+        name, alive = node.name, None
+        for tier, record in chances:
+            for rewrite in rewrites if record is not None else ():
+                if name in work.linear or record is None:
+                    break
+                alive = np.arange(record.channels) if alive is None else alive
+                found = work.tried(rewrite, name, only(record, alive), tier)
+                if found is not None:
+                    work.claim(found, record, alive)
+                    name, alive = found.node, alive if found.kept is None else alive[found.kept]
+    return work.done()
 
 
-def linearise(graph: Graph, certificate: Certificate, rewrites: Sequence[Rewrite] = REWRITES) -> Linearised:
-    """The graph that a certificate allows on its box, before any merging; every activation gives a change or a refusal."""
-    linear, changes, refusals = set[str](), list[Change](), list[Refusal]()
-    origins = {n.name: n.origin or (n.name,) for n in graph.nodes}
-    stands = dict[str, tuple[str, ...]]()
-    for record in certificate.activations:
-        for rewrite in rewrites:
-            name = next((new for new, old in stands.items() if old == (record.node,)), record.node)
-            node = next((n for n in graph.nodes if n.name == name), None)
-            if node is None or record.node in linear:
-                break
-            found = rewrite.apply(graph, node, record)
-            if isinstance(found, Refusal):
-                refusals.append(found)
-                continue
-            graph = found.graph
-            changes.append(found)
-            for new, old in found.made.items():
-                stands[new] = stands.pop(old, (old,))
-            if isinstance(rewrite, DropLinear):
-                linear.add(record.node)
-    made = {new: tuple(dict.fromkeys(layer for o in old for layer in origins.get(o, (o,)))) for new, old in stands.items()}
-    return Linearised(graph, frozenset(linear), tuple(changes), made, stands, tuple(refusals))
+@dataclass(eq=False)
+class _Work:
+    """The graph so far and what was noted of the changes."""
+
+    graph: Graph
+    origins: Mapping[str, tuple[str, ...]]
+    linear: dict[str, Node] = field(default_factory=dict[str, Node])
+    changes: list[Change] = field(default_factory=list[Change])
+    stands: dict[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
+    tiers: dict[str, Tier] = field(default_factory=dict[str, Tier])
+    claims: list[tuple[str, Claim]] = field(default_factory=list[tuple[str, Claim]])
+    refusals: list[Refusal] = field(default_factory=list[Refusal])
+
+    def tried(self, rewrite: Rewrite, name: str, record: ActivationRecord, tier: Tier) -> Change | None:
+        node = next(n for n in self.graph.nodes if n.name == name)
+        found = rewrite.apply(self.graph, node, record)
+        if isinstance(found, Refusal):
+            self.refusals.append(found)
+            return None
+        self.take(replace(found, tier=tier), node)
+        return self.changes[-1]
+
+    def take(self, change: Change, node: Node) -> None:
+        self.graph = change.graph
+        self.changes.append(change)
+        if not change.made:
+            self.linear[node.name], self.tiers[node.name] = node, change.tier
+        for new, old in change.made.items():
+            self.stands[new] = self.stands.get(old, (old,))
+            self.tiers[new] = weaker(change.tier, self.tiers.get(old))
+        for old in change.replaced:
+            self.stands.pop(old, None)
+
+    def claim(self, change: Change, record: ActivationRecord, alive: Ints) -> None:
+        channels = alive[change.claims]
+        made = Claim(record.node, record.layers, record.kind, change.tier, record.regimes, tuple(channels.tolist()),
+                     tuple(record.regime[channels].tolist()))
+        self.claims.append((change.node if not change.made else "", made))
+
+    def done(self) -> Linearised:
+        made = {new: tuple(dict.fromkeys(layer for o in old for layer in self.origins.get(o, (o,))))
+                for new, old in self.stands.items()}
+        return Linearised(self.graph, self.linear, tuple(self.changes), made, self.stands, self.tiers, tuple(self.claims),
+                          tuple(self.refusals))
 
 
-def restored(merged: Graph, linearised: Linearised, original: Graph) -> Graph:
-    """The merged graph with the user's own activations where no merge took up the linear node that stood for one."""
-    own = {n.name: n for n in original.nodes if n.name in linearised.linear}
-    return merged.with_nodes([own.get(n.name, n) for n in merged.nodes])
+def weaker(*tiers: str | None) -> Tier:
+    """The tier of something that rests on several."""
+    return "observed" if "observed" in tiers else "proven"
+
+
+def restored(merged: Graph, linearised: Linearised) -> Graph:
+    """The merged graph with the activations where no merge took up the linear node that stood for one."""
+    return merged.with_nodes([linearised.linear.get(n.name, n) for n in merged.nodes])
+
+
+def only(record: ActivationRecord, channels: Ints) -> ActivationRecord:
+    """What the record says of some of its channels."""
+    at: dict[int, int] = {int(c): i for i, c in enumerate(channels.tolist())}
+    witnesses = tuple(replace(w, channel=at[w.channel]) for w in record.witnesses if w.channel in at)
+    status = tuple(record.status[c] for c in at)
+    return replace(record, lo=record.lo[channels], hi=record.hi[channels], regime=record.regime[channels], status=status,
+                   witnesses=witnesses)
 
 
 def _why_not(record: ActivationRecord) -> str:
@@ -156,7 +227,7 @@ def _counts(record: ActivationRecord) -> str:
     return ", ".join(f"{n} {what}" for what, n in record.counts.items())
 
 
-def _line(pieces: tuple[Regime, ...], regime: NDArray[np.int8]) -> tuple[F64, F64]:
+def line(pieces: tuple[Regime, ...], regime: NDArray[np.int8]) -> tuple[F64, F64]:
     """Slope and shift per channel of the regime it is in; NaN where it is in none."""
     slope, shift = np.full(len(regime), np.nan), np.full(len(regime), np.nan)
     for r, piece in enumerate(pieces):
@@ -165,120 +236,12 @@ def _line(pieces: tuple[Regime, ...], regime: NDArray[np.int8]) -> tuple[F64, F6
     return slope, shift
 
 
-def _writers(graph: Graph, node: Node) -> list[Node] | Refusal:
-    """The layer that writes what the activation reads and the scales between, in order."""
-    found, name = list[Node](), node.inputs[0]
-    while True:
-        writer = graph.producer.get(name)
-        if writer is None or writer.pinned or len(graph.consumers[name]) != 1 or name in graph.outputs:
-            return Refusal(f"constant channels of {node.name} stay: {name} is read elsewhere too", node.name)
-        found.insert(0, writer)
-        if _layer(writer.op) is not None:
-            return found
-        if not isinstance(writer.op, (Affine, Identity)):
-            return Refusal(f"constant channels of {node.name} stay: {writer.name} mixes them with others", node.name)
-        name = writer.inputs[0]
+def line_op(op: Activation, record: ActivationRecord) -> Op:
+    """The activation on channels that all stay in one linear regime."""
+    slope, shift = line(regimes(op, record.channels), record.regime)
+    return Identity() if np.all(slope == 1) and not np.any(shift) else Affine(slope, shift)
 
 
-def _readers(graph: Graph, node: Node, values: F64) -> list[Node] | Refusal:
-    """What reads the activation: pools of single channels, a flatten, and the layers that end it; in order."""
-    found, names = list[Node](), [node.output]
-    while names:
-        name = names.pop()
-        if name in graph.outputs:
-            return Refusal(f"constant channels of {node.name} stay: {name} is an output", node.name)
-        for reader in graph.consumers[name]:
-            layer = _layer(reader.op)
-            if reader.pinned or len(reader.inputs) != 1:
-                return Refusal(f"constant channels of {node.name} stay: {reader.name} reads them as they are", node.name)
-            if layer is None and not _channelwise(reader.op, graph.spatial(name)):
-                return Refusal(f"constant channels of {node.name} stay: {reader.name} reads them as they are", node.name)
-            edge = layer.padding if layer is not None else reader.op.padding if isinstance(reader.op, Pool) else ()
-            if np.any(values) and any(p > 0 for pair in edge for p in pair):
-                return Refusal(f"constant channels of {node.name} stay: {reader.name} pads what is not zero", node.name)
-            found.append(reader)
-            names += [reader.output] if layer is None else []
-    return found
-
-
-def _channelwise(op: Op, size: tuple[int, ...] | None) -> bool:
-    return isinstance(op, (Identity, Pool)) or (isinstance(op, Flatten) and size is not None)
-
-
-def _layer(op: Op) -> Conv | None:
-    layer = op.layer if isinstance(op, Dense) else op
-    return layer if isinstance(layer, Conv) and layer.groups == 1 else None
-
-
-def _deleted(
-    graph: Graph, before: Sequence[Node], after: Sequence[Node], kept: NDArray[np.int64], values: F64
-) -> Change | Refusal:
-    """All nodes again with the kept channels alone; `values` per channel are the constants that go, else zero."""
-    activation = before[-1]
-    narrow = {n.output: f"{n.output}/kept" for n in (*before, *(n for n in after if _layer(n.op) is None))}
-    tensors, nodes, made = dict[str, Tensor](), dict[str, Node](), dict[str, str]()
-    lanes = {activation.output: (kept, values)}
-    for node in (*before, *after):
-        op: Op
-        if node is before[0]:
-            op = _with_layer(node.op, _rows(_layer(node.op), kept))
-        elif node.inputs[0] in lanes:
-            lane, constants = lanes[node.inputs[0]]
-            layer = _layer(node.op)
-            op = node.op if layer is None else _with_layer(node.op, _columns(layer, lane, constants))
-            if layer is None:
-                lanes[node.output] = _spread(node.op, lane, constants, graph.spatial(node.inputs[0]))
-        else:
-            op = _narrowed(node.op, kept)
-        output = narrow.get(node.output, node.output)
-        count = len(lanes[node.output][0]) if node.output in lanes else len(kept)
-        if output in narrow.values():
-            old = graph.tensors[node.output]
-            tensors[output] = replace(old, name=output, shape=old.shape and (old.shape[0], count, *old.shape[2:]))
-        new = Node(f"{node.name}/kept", op, tuple(narrow.get(n, n) for n in node.inputs), (output,))
-        nodes[node.name] = new
-        made[new.name] = node.name
-    gone = len(values) - len(kept)
-    words = f"{activation.name}: {gone} of {len(values)} channels are constant and leave the layers around it"
-    return Change(graph, graph.with_nodes(_instead(graph.nodes, nodes), tensors), activation.name, words, made)
-
-
-def _instead(nodes: Iterable[Node], new: Mapping[str, Node]) -> list[Node]:
-    return [new.get(n.name, n) for n in nodes]
-
-
-def _spread(op: Op, kept: NDArray[np.int64], values: F64, size: tuple[int, ...] | None) -> tuple[NDArray[np.int64], F64]:
-    """Kept entries and constants behind an operation that works channel by channel."""
-    if not isinstance(op, Flatten):
-        return kept, values
-    assert size is not None
-    index = np.arange(len(values) * int(np.prod(size)))
-    owner = index // int(np.prod(size)) if op.order == "channels_first" else index % len(values)
-    return np.flatnonzero(np.isin(owner, kept)), values[owner]
-
-
-def _with_layer(op: Op, layer: Conv) -> Op:
-    return Dense(layer) if isinstance(op, Dense) else layer
-
-
-def _rows(layer: Conv | None, kept: NDArray[np.int64]) -> Conv:
-    assert layer is not None
-    bias = None if layer.bias is None else layer.bias[kept]
-    return Conv(layer.weight[kept], bias, layer.stride, layer.dilation, layer.padding)
-
-
-def _columns(layer: Conv, kept: NDArray[np.int64], values: F64) -> Conv:
-    """The layer on the kept inputs, the others' constants in its bias."""
-    bias = layer.bias
-    if np.any(values):
-        total = layer.weight.astype(np.float64).sum(axis=tuple(range(2, layer.weight.ndim))) @ values
-        bias = layer.bias64 + total
-    return Conv(layer.weight[:, kept], bias, layer.stride, layer.dilation, layer.padding)
-
-
-def _narrowed(op: Op, kept: NDArray[np.int64]) -> Op:
-    if isinstance(op, Affine):
-        return Affine(op.scale[kept], op.shift[kept])
-    if isinstance(op, Activation) and op.slope is not None:
-        return replace(op, slope=op.slope[kept])
-    return op
+def instead(nodes: Iterable[Node], new: Mapping[str, Sequence[Node]]) -> list[Node]:
+    """The nodes with others in the places of some."""
+    return [n for node in nodes for n in new.get(node.name, (node,))]

@@ -1,4 +1,5 @@
-"""The proven tier from end to end: graph and box in, the cheapest graph that is equal on the box out, and why."""
+"""The proven and the observed tier from end to end: graph and certificates in, the cheapest graph that is equal where they
+hold out, and why."""
 
 from __future__ import annotations
 
@@ -12,34 +13,27 @@ from decascade.bounds import Box, Certificate, prove
 from decascade.bounds.prove import Progress
 from decascade.cost import Cost
 from decascade.ir.graph import Graph, Node
+from decascade.regions.bypass import Bypass
 from decascade.regions.candidates import Options
-from decascade.regions.linearise import Change, Linearised, linearise, restored
+from decascade.regions.deletion import DeleteConstant
+from decascade.regions.fixed_pools import select_winners
+from decascade.regions.linearise import Change, Claim, DropLinear, Linearised, Rewrite, linearise, restored, weaker
 from decascade.regions.merge import Cascade, merge_graph, sized
 
 
 @dataclass(frozen=True, eq=False)
 class Proven:
-    """`graph`: the result.  `reference`: the user's graph with what was proved put in place, equal to the user's on the
-    box and, unlike it, equal to the result on every input: what replacements are to be compared with."""
+    """`graph`: the result.  `reference`: the user's graph with what was proved put in place, equal to the user's where the
+    certificates hold and, unlike it, equal to the result on every input: what replacements are to be compared with.
+    `claims`: all that the result rests on; where there is none it is equal to the user's graph on every input."""
 
     graph: Graph
     reference: Graph
     cascades: tuple[Cascade, ...]
-    certificate: Certificate
+    claims: tuple[Claim, ...]
     linearised: Linearised
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was proved, in lines for the user; first the range, within which alone the result is equal."""
-        c = self.certificate
-        if not c.activations:
-            return c.notes
-        counts = ", ".join(f"{n} {what}" for what, n in sorted(c.channels.items()))
-        valid = any(row.tier != "exact" and row.decision == "merged" for row in self.cascades)
-        ends = "; ".join(f"{name} in [{_ends(b['lo'])}, {_ends(b['hi'])}]" for name, b in c.box.items())
-        head = f"the result is equal to the model only for {ends}" if valid else f"nothing was merged by proof for {ends}"
-        refused = (r.reason for r in self.linearised.refusals if "is not" in r.reason)
-        return (*c.notes, f"{head}; activation channels: {counts}", *self.linearised.notes, *refused)
+    certificate: Certificate | None = None
+    observed: Certificate | None = None
 
 
 def merge_on_box(
@@ -56,26 +50,45 @@ def merge_on_box(
     return merge_with(graph, certificate, options, progress)
 
 
-def merge_with(graph: Graph, certificate: Certificate, options: Options, progress: Progress | None = None) -> Proven:
-    """The same from a certificate that is there already."""
-    linearised = linearise(graph, certificate)
+def merge_with(
+    graph: Graph, certificate: Certificate | None, options: Options, progress: Progress | None = None,
+    observed: Certificate | None = None,
+) -> Proven:
+    """The same from certificates that are there already: of proofs, and of what data has shown."""
+    plain: tuple[Rewrite, ...] = (DropLinear(), DeleteConstant())
+    found = _merged(graph, certificate, observed, options, (*plain, Bypass(options)), progress)
+    if options.policy == "profitable" and any(c.remarked for c in found.linearised.changes):
+        # a bypass pays by itself; whether it does in the whole model shows only now
+        without = _merged(graph, certificate, observed, options, plain, None)
+        if _total(without.graph, options) <= _total(found.graph, options):
+            return without
+    return found
+
+
+def _merged(
+    graph: Graph, certificate: Certificate | None, observed: Certificate | None, options: Options,
+    rewrites: tuple[Rewrite, ...], progress: Progress | None,
+) -> Proven:
+    own = {n.name: n for n in graph.nodes}
+    selected, pools = (graph, dict[str, Claim]()) if certificate is None else select_winners(graph, certificate)
+    linearised = linearise(selected, certificate, rewrites, observed, {n: (own[n], claim) for n, claim in pools.items()})
     merged, cascades = merge_graph(linearised.graph, options, progress)
-    result = restored(merged, linearised, graph)
-    deletions = [_deletion(graph, change, options) for change in linearised.changes if change.made]
-    rows = tuple(_told(c, graph, linearised, certificate.tier) for c in (*deletions, *cascades))
-    return Proven(result, linearised.graph, rows, certificate, linearised)
+    made = [_made_row(change, options) for change in linearised.changes if change.made and not change.remarked]
+    rows = tuple(_told(c, own, linearised) for c in (*made, *cascades))
+    return Proven(restored(merged, linearised), linearised.graph, rows, linearised.upheld(merged), linearised, certificate,
+                  observed)
 
 
-def _ends(bound: Any) -> str:
-    return f"{bound:g}" if isinstance(bound, float) else "…"
+def _total(graph: Graph, options: Options) -> Cost:
+    return options.target.graph_cost(sized(graph))
 
 
-def _deletion(graph: Graph, change: Change, options: Options) -> Cascade:
+def _made_row(change: Change, options: Options) -> Cascade:
     """A row for channels that were deleted, at the cost of the layers as they were before and after this one change."""
     made = [n for n in change.graph.nodes if n.name in change.made]
     old = [n for n in change.before.nodes if n.name in change.replaced]
     return Cascade(
-        tuple(n.name for n in old), "merged", "proven", change.words, "free", _cost(options, change.before, old),
+        tuple(n.name for n in old), "merged", change.tier, change.words, "free", _cost(options, change.before, old),
         _cost(options, change.graph, made), old[0].inputs[0], old[-1].output, tuple(n.name for n in old),
         tuple(n.name for n in made),
     )
@@ -85,15 +98,15 @@ def _cost(options: Options, graph: Graph, nodes: Iterable[Node]) -> Cost:
     return options.target.segment_cost(tuple(nodes), sized(graph).tensors)
 
 
-def _told(cascade: Cascade, graph: Graph, linearised: Linearised, tier: str) -> Cascade:
-    """The row under the user's names, and under the certificate's tier where it rests on it."""
-    by_name = {n.name: n.origin or (n.name,) for n in graph.nodes}
-
+def _told(cascade: Cascade, own: Mapping[str, Node], linearised: Linearised) -> Cascade:
+    """The row under the user's names, and under the tier of what it rests on."""
     def layers(names: Iterable[str]) -> tuple[str, ...]:
         old = (o for name in names for o in linearised.made.get(name, (name,)))
-        return tuple(dict.fromkeys(layer for o in old for layer in by_name.get(o, (o,))))
+        return tuple(dict.fromkeys(layer for o in old for layer in (own[o].origin or (o,) if o in own else (o,))))
 
-    used = linearised.linear.union(linearised.made)
-    rests = any(name in used for name in (*cascade.removed, *cascade.layers))
+    names = (*cascade.removed, *cascade.layers)
+    tiers = [linearised.tiers[name] for name in names if name in linearised.tiers]
     removed = tuple(dict.fromkeys(o for name in cascade.removed for o in linearised.nodes.get(name, (name,))))
-    return replace(cascade, layers=layers(cascade.layers), removed=removed, tier=tier if rests else cascade.tier)
+    remarks = [c.remark for c in linearised.changes if c.remarked.intersection(cascade.removed)]
+    return replace(cascade, layers=layers(cascade.layers), removed=removed, reason=" ".join([cascade.reason, *remarks]),
+                   tier=weaker(*tiers) if tiers and cascade.tier == "exact" else cascade.tier)
