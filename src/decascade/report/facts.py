@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
+
+from decascade.report.parts import CompressionFacts, ErrorMap, GraphFacts, Measure
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -37,6 +39,7 @@ class ErrorFacts:
     max_rel: float
     allowed: float
     samples: int
+    map: ErrorMap | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,65 @@ class Worst:
 
 
 @dataclass(frozen=True)
+class ProofRow:
+    """What a certificate claims of one activation, checked again: of `channels` so many are `confirmed` or `refuted`; `reason`
+    why not all are confirmed.  `looked_at`: False where that needs data which is not given."""
+
+    node: str
+    layers: tuple[str, ...]
+    tier: str
+    channels: int
+    confirmed: int
+    refuted: int
+    reason: str = ""
+    looked_at: bool = True
+
+
+@dataclass(frozen=True)
+class ProofFacts:
+    """A certificate checked again from nothing: over `box` (per input, channels first), observed claims on `samples`."""
+
+    held: bool
+    box: dict[str, Any]
+    rows: tuple[ProofRow, ...]
+    samples: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def complaint(self) -> str:
+        """What is wrong in half a sentence; empty where every claim that was looked at holds."""
+        wrong = [r for r in self.rows if r.looked_at and r.confirmed < r.channels]
+        if not wrong:
+            return ""
+        r = wrong[0]
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        return f"{r.channels - r.confirmed} of {r.channels} channels of {r.node} are not confirmed: {r.reason}{more}"
+
+    def __str__(self) -> str:
+        from decascade.report.validity import proofs_text
+
+        return proofs_text(self)
+
+
+@dataclass(frozen=True)
+class ValidityFacts:
+    """Where alone a merged model is equal to the one that it was made of.
+
+    `box`: per input the lowest and the highest values, channels first; empty where only data tell.  `proven`, `observed`: the
+    activations that this rests on.  `samples`: of the data; `bound`: 3/N, the 95 % bound on the share of such inputs that
+    breaks one observed activation.
+    """
+
+    tier: Literal["proven", "observed"]
+    box: dict[str, Any]
+    proven: tuple[str, ...]
+    observed: tuple[str, ...]
+    samples: int = 0
+    bound: float | None = None
+
+
+@dataclass(frozen=True)
 class VerificationFacts:
     """Two models on the same inputs.  All errors are absolute maxima over samples and outputs, but for `max_rel`.
 
@@ -74,6 +136,7 @@ class VerificationFacts:
     exact_tolerance: the difference that rounding of the stored weights can explain there.
     original_fp32_error, merged_fp32_error: each model in its framework against the *original* in float64:
     root mean square over all outputs, each output measured by its largest value.
+    proofs: where one of the models carries a certificate that the other one is needed to check.
     """
 
     same: bool
@@ -88,6 +151,7 @@ class VerificationFacts:
     original_fp32_error: float | None = None
     merged_fp32_error: float | None = None
     notes: tuple[str, ...] = ()
+    proofs: ProofFacts | None = None
 
     @property
     def fp32_ratio(self) -> float | None:
@@ -123,9 +187,12 @@ class Layers:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a command found out.  `output` is None for `inspect` and before the result is saved."""
+    """All that a command found out.  `output` is None for `inspect` and before the result is saved.
 
-    action: Literal["inspect", "merge"]
+    `graphs`, `compression` and `measures` are for drawing; an older report has none of them.
+    """
+
+    action: Literal["inspect", "merge", "compress"]
     model: str
     output: str | None
     target: str
@@ -136,7 +203,13 @@ class Report:
     versions: dict[str, str]
     seconds: float
     notes: tuple[str, ...] = ()
+    validity: ValidityFacts | None = None
+    certificates: tuple[dict[str, Any], ...] = ()
+    outside: VerificationFacts | None = None
     schema: int = SCHEMA
+    graphs: GraphFacts | None = field(default=None, repr=False)
+    compression: CompressionFacts | None = field(default=None, repr=False)
+    measures: tuple[Measure, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dicts, strings and numbers, as in the JSON file."""
@@ -161,9 +234,31 @@ class Report:
         return report_text(self)
 
 
-def to_json(facts: Report | VerificationFacts) -> str:
+def to_json(facts: Report | VerificationFacts | ProofFacts) -> str:
     """Facts as JSON text; a number that is not finite, which JSON lacks, becomes null."""
-    return json.dumps(_plain(asdict(facts)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(asdict(facts))
+
+
+WIDTH = 120
+
+
+def json_text(value: Any) -> str:
+    """JSON that a person can read: what fits on a line of 120 characters stands on one."""
+    return _indented(_plain(value), "") + "\n"
+
+
+def _indented(value: Any, indent: str) -> str:
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not isinstance(value, dict | list) or len(indent) + len(line) <= WIDTH:
+        return line
+    deeper = indent + "  "
+    if isinstance(value, dict):
+        pairs = cast("dict[str, Any]", value).items()
+        items, ends = [f"{json.dumps(k, ensure_ascii=False)}: {_indented(v, deeper)}" for k, v in pairs], "{}"
+    else:
+        items, ends = [_indented(v, deeper) for v in cast("list[Any]", value)], "[]"
+    inside = f",\n{deeper}".join(items)
+    return f"{ends[0]}\n{deeper}{inside}\n{indent}{ends[1]}"
 
 
 def _plain(value: Any) -> Any:
