@@ -11,8 +11,9 @@ from decascade.cost import Target
 from decascade.errors import UsageError
 from decascade.fit.factored import Bottleneck, DepthwiseSeparable, LowRank, Separable
 from decascade.fit.hidden import Narrowed, OneHidden
-from decascade.fit.moments import Moments, patches_per_unknown
+from decascade.fit.moments import Moments
 from decascade.fit.students import Dropped, Fit, OneConv, Site, Student, site_of, written
+from decascade.fit.windows import patches_per_unknown
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.search.segments import find_segments, nodes_of
 

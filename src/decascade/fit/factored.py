@@ -14,8 +14,9 @@ import numpy as np
 
 from decascade.algebra.conv import Conv
 from decascade.fit.least_squares import Matrix, beside_identity, cholesky, eigh, ridge_solve
-from decascade.fit.moments import Moments, Request, Window
+from decascade.fit.moments import Moments
 from decascade.fit.students import Fit, Site, Student, kernel_of, layer, named, zeros
+from decascade.fit.windows import Request, Window
 from decascade.ir.ops import Op
 
 SWEEPS = 6
@@ -66,7 +67,7 @@ class LowRank:
 
     def fit(self, moments: Moments) -> Fit:
         (request,) = self.requests()
-        regression, weight = moments.regression(request), moments.solution(request)
+        regression, weight = moments.regression(request), moments.regression(request).weight
         basis = _top(weight.T @ regression.gram @ weight, self.rank)
         full = weight @ basis @ basis.T
         ops = self._ops(kernel_of(weight @ basis, self.window), basis, regression.bias(full))
@@ -108,7 +109,7 @@ class Bottleneck:
 
     def fit(self, moments: Moments) -> Fit:
         (request,) = self.requests()
-        regression, weight = moments.regression(request), moments.solution(request)
+        regression, weight = moments.regression(request), moments.regression(request).weight
         taps, channels = prod(self.window.kernel), self.site.channels
         gram = regression.gram
         blocks = gram.reshape(channels, taps, channels, taps)
@@ -165,7 +166,7 @@ class Separable:
 
     def fit(self, moments: Moments) -> Fit:
         (request,) = self.requests()
-        regression, weight = moments.regression(request), moments.solution(request)
+        regression, weight = moments.regression(request), moments.regression(request).weight
         (high, wide), channels = self.window.kernel, self.site.channels
         unfolded = weight.reshape(channels * high, wide * self.site.out_channels)
         blocks = regression.gram.reshape(channels * high, wide, channels * high, wide)
@@ -213,7 +214,7 @@ class DepthwiseSeparable:
 
     def fit(self, moments: Moments) -> Fit:
         (request,) = self.requests()
-        regression, weight = moments.regression(request), moments.solution(request)
+        regression, weight = moments.regression(request), moments.regression(request).weight
         taps, channels, gram, cross = prod(self.window.kernel), self.site.channels, regression.gram, regression.cross
         depth = np.linalg.svd(weight.reshape(channels, taps, -1), full_matrices=False)[0][:, :, 0]
         point = np.zeros((channels, cross.shape[1]))

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv
-from decascade.fit.least_squares import Matrix, ridge_solve
-from decascade.fit.moments import Moments, Request, Window
+from decascade.fit.least_squares import Matrix, eliminate, ridge_solve
+from decascade.fit.moments import Moments
 from decascade.fit.students import Fit, Site, Student, kernel_of, named, zeros
+from decascade.fit.windows import Request, Window
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Activation, Affine, Dense, Flatten, GlobalPool, Identity, Op, Pool
 from decascade.search.segments import nodes_of
@@ -149,7 +150,7 @@ class Narrowed:
     def fit(self, moments: Moments) -> Fit:
         kept = list[Index]()
         for width, link in zip(self.widths, self.links[1:], strict=True):
-            order = moments.order(link.request(), link.owner_rows())
+            order = _order(moments, link.request(), link.owner_rows())
             kept.append(np.sort(order[len(order) - width:]))
         return Fit(*self._ops(kept, moments))
 
@@ -170,6 +171,11 @@ class Narrowed:
             explained, fitted = explained * (1 - errors[0]), fitted * (1 - errors[1])
             ops.append(_again(link.node.op, weight[out], bias[out]))
         return tuple(ops), 1 - explained, 1 - fitted
+
+
+def _order(moments: Moments, request: Request, owner: Index) -> Index:
+    """The channels that a regression reads in the order in which they should go, cheapest first."""
+    return moments.shared(request, ("order", owner.tobytes()), lambda found: eliminate(found.gram, found.cross, owner))
 
 
 def _refit(link: _Link, kept: Index, moments: Moments) -> tuple[Matrix, Matrix, tuple[float, float]]:
@@ -230,7 +236,7 @@ class OneHidden:
         (request,) = self.requests()
         regression = moments.regression(request)
         owner = np.repeat(np.arange(len(regression.gram) // prod(self.window.kernel)), prod(self.window.kernel))
-        kept = np.sort(moments.order(request, owner)[-self.width:])
+        kept = np.sort(_order(moments, request, owner)[-self.width:])
         rows = np.flatnonzero(np.isin(owner, kept))
         full = np.zeros_like(regression.cross)
         full[rows] = ridge_solve(regression.gram[np.ix_(rows, rows)], regression.cross[rows])

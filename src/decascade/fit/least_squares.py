@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import Any
 
@@ -16,56 +17,89 @@ Matrix = NDArray[Any]
 """Of float64."""
 RIDGE = 1e-6
 """λ as a share of the mean diagonal of G."""
+CONSTANT = 1e-12
+"""An exit whose variance is less than this share of its mean square is constant."""
 
 
 @dataclass(frozen=True, eq=False)
-class Half:
-    """Sums over n rows of (p, 1)(p, 1)ᵀ, (p, 1)zᵀ and z², with a constant `shift` taken off p beforehand."""
+class Patches:
+    """The moments of the patches of one window: sums of (p, 1)(p, 1)ᵀ, (K + 1, K + 1), over the rows to fit on and over those
+    held out; p has had `shift` taken off.  Whatever is solved on this window shares one factorisation."""
 
-    gram: Matrix
-    cross: Matrix
-    square: Matrix
+    fitted: Matrix
+    held: Matrix
+    shift: Matrix
 
     @property
-    def count(self) -> float:
-        return float(self.gram[-1, -1])
+    def bytes(self) -> int:
+        """Memory of this, of G and of its factor."""
+        return 4 * self.fitted.nbytes
+
+    @cached_property
+    def gram(self) -> Matrix:
+        """G, (K, K)."""
+        total = self.fitted[-1, :-1]
+        return self.fitted[:-1, :-1] - np.outer(total, total) / self.fitted[-1, -1]
+
+    @cached_property
+    def factor(self) -> Any:
+        """What `solve_with` takes to solve with G + λI."""
+        return ridge_factor(self.gram)
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Sums over the same rows: (p, 1)zᵀ, (K + 1, O), and |z|².  `variance`: Σ|y − ȳ|² of the exit y, which is z itself or, in a
+    student with a skip, the entry and z."""
+
+    cross: Matrix
+    square: float
+    variance: float
 
 
 @dataclass(frozen=True, eq=False)
 class Regression:
-    """The moments of one request: `fitted` to be solved, `held` to tell the error on."""
+    """The moments of one request: a target, which has had `offset` taken off, on patches."""
 
-    fitted: Half
-    held: Half
-    shift: Matrix
+    patches: Patches
+    fitted: Target
+    held: Target
+    offset: Matrix
 
     @property
     def gram(self) -> Matrix:
         """G, (K, K)."""
-        s = self.fitted.gram[:-1, -1]
-        return self.fitted.gram[:-1, :-1] - np.outer(s, s) / self.fitted.count
+        return self.patches.gram
 
-    @property
+    @cached_property
     def cross(self) -> Matrix:
         """B, (K, O)."""
-        return self.fitted.cross[:-1] - np.outer(self.fitted.gram[:-1, -1], self.fitted.cross[-1]) / self.fitted.count
+        total, count = self.patches.fitted[-1, :-1], self.patches.fitted[-1, -1]
+        return self.fitted.cross[:-1] - np.outer(total, self.fitted.cross[-1]) / count
+
+    @cached_property
+    def weight(self) -> Matrix:
+        """W, (K, O)."""
+        return solve_with(self.patches.factor, self.cross)
 
     def bias(self, weight: Matrix) -> Matrix:
         """b of the affine map with this W, (K, O) → (O,)."""
-        mean = self.fitted.gram[-1, :-1] / self.fitted.count
-        return self.fitted.cross[-1] / self.fitted.count - (mean + self.shift) @ weight
+        count = self.patches.fitted[-1, -1]
+        mean = self.patches.fitted[-1, :-1] / count + self.patches.shift
+        return self.offset + self.fitted.cross[-1] / count - mean @ weight
 
     def error(self, weight: Matrix, bias: Matrix | None = None) -> tuple[float, float]:
-        """The share of the variance of z that Wᵀp + b leaves unexplained: on the held-out rows, on the fitted rows."""
-        offset = (self.bias(weight) if bias is None else bias) + self.shift @ weight
-        both = np.vstack([weight, offset])
-        return _unexplained(self.held, both), _unexplained(self.fitted, both)
+        """The share of the exit's variance that Wᵀp + b leaves unexplained: on the held-out rows (where there are any), on the
+        fitted rows.  Sums of float32 products tell errors down to about 1e-6."""
+        bias = self.bias(weight) if bias is None else bias
+        both = np.vstack([weight, bias - self.offset + self.patches.shift @ weight])
+        fitted = _unexplained(self.patches.fitted, self.fitted, both)
+        return (_unexplained(self.patches.held, self.held, both) if self.patches.held[-1, -1] else fitted), fitted
 
 
-def _unexplained(half: Half, both: Matrix) -> float:
-    residual = half.square.sum() - 2 * np.sum(both * half.cross) + np.sum(both * (half.gram @ both))
-    variance = half.square.sum() - np.sum(half.cross[-1] ** 2) / half.count
-    return float(max(residual, 0.0) / variance) if variance > 1e-12 * half.square.sum() + 1e-30 else 0.0
+def _unexplained(gram: Matrix, target: Target, both: Matrix) -> float:
+    residual = target.square - 2 * np.sum(both * target.cross) + np.sum(both * (gram @ both))
+    return float(max(residual, 0.0) / target.variance) if target.variance > 0 else 0.0
 
 
 def eigh(symmetric: Matrix) -> tuple[Matrix, Matrix]:
@@ -86,13 +120,26 @@ def beside_identity(factor: Matrix, size: int) -> Matrix:
     return np.einsum("ab,ij->aibj", factor, np.eye(size)).reshape(a * size, b * size)
 
 
-def ridge_solve(gram: Matrix, cross: Matrix) -> Matrix:
-    """(G + λI)⁻¹ B with λ = 1e-6 of the mean diagonal: directions that the data does not show get no weight."""
+def ridge_factor(gram: Matrix) -> Any:
+    """What `solve_with` solves with: the Cholesky factor of G + λI, λ = 1e-6 of the mean diagonal; None where G is zero."""
     scale = float(np.trace(gram)) / len(gram)
     if not scale > 0:
-        return np.zeros_like(cross)
+        return None
     linalg: Any = import_module("scipy.linalg")
-    return linalg.cho_solve(linalg.cho_factor(gram + RIDGE * scale * np.eye(len(gram)), lower=True), cross)
+    damped = gram.copy()
+    damped[np.diag_indices(len(gram))] += RIDGE * scale
+    return linalg.cho_factor(damped, lower=True, overwrite_a=True, check_finite=False)
+
+
+def solve_with(factor: Any, cross: Matrix) -> Matrix:
+    """(G + λI)⁻¹ B; zeros where G is zero."""
+    linalg: Any = import_module("scipy.linalg")
+    return np.zeros_like(cross) if factor is None else linalg.cho_solve(factor, cross, check_finite=False)
+
+
+def ridge_solve(gram: Matrix, cross: Matrix) -> Matrix:
+    """(G + λI)⁻¹ B: directions that the data does not show get no weight."""
+    return solve_with(ridge_factor(gram), cross)
 
 
 def eliminate(gram: Matrix, cross: Matrix, owner: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -15,17 +15,16 @@ import numpy as np
 
 from decascade.algebra.conv import Array, Conv
 from decascade.fit.least_squares import Matrix
-from decascade.fit.moments import Moments, Request, Window
+from decascade.fit.moments import LARGEST, Moments
+from decascade.fit.windows import Request, Window
 from decascade.ir.graph import Graph, Node, Tensor
-from decascade.ir.ops import Add, Affine, Dense, Op
+from decascade.ir.ops import Activation, Add, Affine, Dense, GlobalPool, Op, Pool
 from decascade.ir.shapes import infer
 from decascade.search.reach import Reach, reach_of
-from decascade.search.segments import Segment
+from decascade.search.segments import Segment, nodes_of
 
 KERNELS = (1, 3, 5, 7)
-"""Kernel sizes tried besides the segment's whole reach."""
-LARGEST = 2304
-"""Unknowns per output that a fit may have; Gram matrices grow with its square."""
+"""Kernel sizes that are tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +44,18 @@ class Site:
         """Whether the entry can be added to what a student computes."""
         return self.channels == self.out_channels and self.size == self.out_size
 
+    @property
+    def linear(self) -> bool:
+        """Whether the exit is an affine function of the entry."""
+        return not any(bends(node.op) for node in nodes_of(self.graph, self.segment))
+
     def windows(self) -> Iterator[Window]:
-        """Windows in the middle of the reach, smallest first."""
+        """Windows in the middle of the reach, smallest first; all of a large reach only where one convolution can be exact."""
         if self.reach is None:
             return
         whole = self.reach.kernel
-        sizes = dict.fromkeys([*(tuple(min(k, w) for w in whole) for k in KERNELS), whole])
-        for kernel in sizes:
+        sizes = dict.fromkeys(tuple(min(k, w) for w in whole) for k in KERNELS)
+        for kernel in dict.fromkeys([*sizes, whole]) if self.linear else sizes:
             if self.channels * prod(kernel) <= LARGEST:
                 start = tuple(a + (w - k) // 2 for a, w, k in zip(self.reach.start, whole, kernel, strict=True))
                 yield Window(kernel, self.reach.stride, start)
@@ -96,6 +100,11 @@ class Student(Protocol):
     def fit(self, moments: Moments) -> Fit:
         """The operations with their least-squares weights."""
         ...
+
+
+def bends(op: Op) -> bool:
+    """Whether an operation is not affine."""
+    return isinstance(op, Activation) or (isinstance(op, (Pool, GlobalPool)) and op.kind == "max")
 
 
 def zeros(*shape: int) -> Array:
@@ -150,7 +159,7 @@ class OneConv:
 
     def fit(self, moments: Moments) -> Fit:
         (request,) = self.requests()
-        regression, weight = moments.regression(request), moments.solution(request)
+        regression, weight = moments.regression(request), moments.regression(request).weight
         bias = regression.bias(weight)
         return Fit((layer(kernel_of(weight, self.window), bias, self.window, self.site),), *regression.error(weight))
 

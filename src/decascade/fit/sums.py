@@ -1,0 +1,142 @@
+"""Sums over patches and targets, batch by batch: the arithmetic of `collect`.
+
+Patches are copied, position by position, into a block of rows that stays in the cache; its products are taken in the type of
+the activations, which is fast, and added up in float64.  Maps are channels-last here: a row of taps is one run of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decascade.fit.least_squares import CONSTANT, Matrix, Patches, Regression, Target
+from decascade.fit.windows import Request, Window
+
+BLOCK = 4 * 2**20
+"""Numbers in a block of rows."""
+Array = NDArray[Any]
+Index = NDArray[np.int64]
+Key = tuple[str, str]
+
+
+class Sums:
+    """What requests on one tensor with one stride and one output size share: one Gram matrix over the union of their windows,
+    and one cross matrix with a column for every channel of every target.
+
+    `shapes`: (C, *S) of every tensor that is asked for.
+    """
+
+    def __init__(self, requests: Sequence[Request], shapes: Mapping[str, Sequence[int]]) -> None:
+        first = requests[0]
+        self.tensor, self.window = first.tensor, first.window
+        for request in requests[1:]:
+            self.window = self.window.union(request.window)
+        self.channels, self.out = shapes[first.tensor][0], tuple(shapes[first.target][1:])
+        # the whole target stands beside every difference: errors are shares of its variance
+        keys = dict.fromkeys(key for r in requests for key in ((r.target, ""), r.key))
+        ends = np.cumsum([0, *(shapes[target][0] for target, _ in keys)]).tolist()
+        self.columns: dict[Key, slice] = {key: slice(a, b) for key, a, b in zip(keys, ends[:-1], ends[1:], strict=True)}
+        self.unknowns, self.width = self.channels * prod(self.window.kernel), int(ends[-1])
+        self._means: tuple[Array, Array] | None = None
+        self._gram = list[Matrix]()
+        self._cross = list[Matrix]()
+        self._square = list[Matrix]()
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the sums."""
+        return 2 * 8 * (self.unknowns + 1) * (self.unknowns + 1 + self.width)
+
+    def add(self, values: Mapping[str, Any], wanted: Mapping[str, Any], held: Array, places: Index, scratch: Array) -> None:
+        """The rows of one batch: of the samples that are not `held` and of those that are, at `places`, (P, axes) output
+        positions.  `scratch`: any numbers of the activations' type; they are overwritten."""
+        x, z = self._padded(values[self.tensor]), self._targets(values, wanted, places)
+        if self._means is None:
+            self._start(x, z)
+        assert self._means is not None
+        # near their means, so that products in float32 lose nothing where values are far from zero
+        x -= self._means[0]
+        z -= self._means[1]
+        for which, chosen in enumerate((~held, held)):
+            if chosen.any():
+                self._accumulate(which, x[chosen], z[chosen], places, scratch)
+
+    def _start(self, x: Array, z: Array) -> None:
+        size = self.unknowns + 1
+        self._means = (x.reshape(-1, x.shape[-1]).mean(0), z.reshape(-1, z.shape[-1]).mean(0))
+        self._gram = [np.zeros((size, size)) for _ in range(2)]
+        self._cross = [np.zeros((size, self.width)) for _ in range(2)]
+        self._square = [np.zeros(self.width) for _ in range(2)]
+
+    def _padded(self, tensor: Any) -> Array:
+        """(N, *S, C) with the positions that windows see beyond the map, as zeros."""
+        torch: Any = import_module("torch")
+        pads = self.window.padding(tuple(tensor.shape[2:]), self.out)
+        around = [n for pair in reversed(pads) for n in pair]
+        padded = torch.nn.functional.pad(tensor.movedim(1, -1), [0, 0, *around]) if around else tensor
+        return np.array(padded.cpu().numpy(), order="C")
+
+    def _targets(self, values: Mapping[str, Any], wanted: Mapping[str, Any], places: Index) -> Array:
+        """(N, P, width)"""
+        torch: Any = import_module("torch")
+        at = tuple(torch.from_numpy(axis) for axis in places.T)
+        parts = list[Any]()
+        for target, minus in self.columns:
+            z = wanted[target] - values[minus] if minus else wanted[target]
+            parts.append(z[(slice(None), slice(None), *at)].movedim(1, -1) if at else z[:, None])
+        return torch.cat(parts, -1).cpu().numpy()
+
+    def _accumulate(self, which: int, x: Array, z: Array, places: Index, scratch: Array) -> None:
+        samples, size = len(x), self.unknowns + 1
+        together = max(1, len(scratch) // (samples * size))
+        for first in range(0, len(places), together):
+            some = places[first : first + together]
+            rows = scratch[: samples * len(some) * size].reshape(samples, len(some), size)
+            rows[:, :, -1] = 1
+            patches = rows[:, :, :-1].reshape(samples, len(some), *self.window.kernel, self.channels)
+            for i, place in enumerate(some.tolist()):
+                corner = [s * o for s, o in zip(self.window.stride, place, strict=True)]
+                patches[:, i] = x[(slice(None), *(slice(a, a + k) for a, k in zip(corner, self.window.kernel, strict=True)))]
+            block, target = rows.reshape(-1, size), z[:, first : first + together].reshape(-1, self.width)
+            # numpy takes a matrix times its own transpose as a symmetric product, at half the work
+            self._gram[which] += block.T @ block
+            self._cross[which] += block.T @ target
+            self._square[which] += np.einsum("no,no->o", target, target, dtype=np.float64)
+
+    def patches(self, window: Window) -> Patches:
+        """The moments of the patches of a window inside this one."""
+        assert self._means is not None
+        rows = self.window.rows(window, self.channels)
+        bordered = np.append(rows, self.unknowns)
+        fitted, held = (gram[np.ix_(bordered, bordered)] for gram in self._gram)
+        return Patches(fitted, held, np.repeat(self._means[0].astype(np.float64), prod(window.kernel)))
+
+    def regression(self, request: Request, patches: Patches) -> Regression:
+        """The moments of one request on the patches of its window."""
+        assert self._means is not None
+        rows = np.append(self.window.rows(request.window, self.channels), self.unknowns)
+        fitted, held = (self._target(which, rows, request) for which in range(2))
+        return Regression(patches, fitted, held, self._means[1][self.columns[request.key]].astype(np.float64))
+
+    def _target(self, which: int, rows: Index, request: Request) -> Target:
+        assert self._means is not None
+        count, cross, square = self._gram[which][-1, -1], self._cross[which], self._square[which]
+        columns, whole = self.columns[request.key], self.columns[request.target, ""]
+        mean = cross[-1, whole] / max(count, 1)
+        variance = float(np.sum(square[whole]) - count * np.sum(mean**2))
+        size = variance + count * float(np.sum((mean + self._means[1][whole]) ** 2))
+        return Target(cross[rows, columns], float(np.sum(square[columns])), max(variance, CONSTANT * size))
+
+
+def places_of(out: Sequence[int], share: float, generator: Any) -> Index:
+    """That share of the output positions, at least one, chosen at random: (P, axes)."""
+    torch: Any = import_module("torch")
+    count = max(1, ceil(share * prod(out)))
+    every = np.arange(prod(out))
+    chosen = every if count >= len(every) else torch.randperm(len(every), generator=generator)[:count].sort().values.numpy()
+    return np.stack(np.unravel_index(chosen, tuple(out)), 1) if out else np.zeros((1, 0), np.int64)
