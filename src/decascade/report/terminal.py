@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from typing import IO
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from decascade.report.facts import CascadeFacts, CostFacts, Report, VerificationFacts
-
-WIDTH = 80
+from decascade.report.tables import WIDTH, plain_table, plain_text
+from decascade.report.validity import render_activations, render_outside, render_proofs, render_validity
 
 
 def console(file: IO[str] | None = None) -> Console:
@@ -24,12 +22,12 @@ def console(file: IO[str] | None = None) -> Console:
 
 def report_text(report: Report) -> str:
     """The report in plain text, 80 columns."""
-    return _plain(render(report))
+    return plain_text(render(report))
 
 
 def verification_text(facts: VerificationFacts) -> str:
     """A verification in plain text, 80 columns."""
-    return _plain(render_verification(facts, ("first", "second")))
+    return plain_text(render_verification(facts, ("first", "second")))
 
 
 def render(report: Report) -> RenderableType:
@@ -43,8 +41,13 @@ def render(report: Report) -> RenderableType:
     if left:
         parts += [Text("\nLeft alone", style="bold yellow"), _cascades(left)]
     parts += [Text("\nThe model", style="bold"), _totals(report)]
+    parts += [render_activations(c) for c in report.certificates if c["activations"]]
+    if report.validity is not None:
+        parts += [Text(""), render_validity(report.validity, planned)]
     if report.verification is not None:
         parts.append(render_verification(report.verification))
+    if report.outside is not None:
+        parts.append(render_outside(report.outside))
     parts += [Text(f"Note: {note}") for note in report.notes]
     if report.output is not None:
         parts.append(Text(f"Written to {report.output}"))
@@ -73,7 +76,8 @@ def render_verification(facts: VerificationFacts, names: tuple[str, str] = ("ori
         place = f"{w.output}{list(w.index)}, {facts.max_rel:.1g} of its largest value: {w.a:.9g} → {w.b:.9g}"
         table.add_row("  differ most", "at", place)
     lines.append(table)
-    return Group(*lines, *(Text(f"  {note}") for note in facts.notes))
+    proofs = [] if facts.proofs is None else [render_proofs(facts.proofs)]
+    return Group(*lines, *(Text(f"  {note}") for note in facts.notes), *proofs)
 
 
 def quantity(value: float) -> str:
@@ -112,7 +116,7 @@ def _headline(report: Report, merged: int, planned: bool) -> Text:
 
 
 def _cascades(rows: Iterable[CascadeFacts]) -> Table:
-    table = _table()
+    table = plain_table()
     table.add_column("layers", ratio=9, overflow="fold")
     table.add_column("what and why", ratio=10, overflow="fold")
     table.add_column("cost", ratio=6, overflow="fold")
@@ -153,7 +157,7 @@ def _cost(cost: CostFacts) -> str:
 
 
 def _totals(report: Report) -> Table:
-    table = _table()
+    table = plain_table()
     for name in ("", "before", "after", ""):
         table.add_column(name, justify="left" if not name else "right")
     cost, layers = report.cost, report.layers
@@ -171,13 +175,3 @@ def _totals(report: Report) -> Table:
 
 def _float(value: int | None) -> float | None:
     return None if value is None else float(value)
-
-
-def _table() -> Table:
-    return Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-
-
-def _plain(what: RenderableType) -> str:
-    buffer = io.StringIO()
-    Console(file=buffer, width=WIDTH, color_system=None, highlight=False, legacy_windows=False).print(what)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())

@@ -1,0 +1,140 @@
+"""The proven tier for people: where a result holds, what is known of every activation, certificates checked again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from decascade.report.facts import ProofFacts, ValidityFacts, VerificationFacts
+from decascade.report.tables import plain_table, plain_text
+
+CELLS = 32
+"""Width of a bar: a cell per channel, or, of more channels, shares."""
+CONSTANT = frozenset({"inactive", "low", "high", "zero"})
+"""Regimes in which an activation does not depend on its input."""
+SIGNS = {"linear": ("█", "green"), "constant": ("░", "cyan"), "mixed": ("▒", "blue"), "open": ("?", "yellow"),
+         "witnessed": ("x", "red")}
+"""In the order of a bar."""
+
+
+def render_validity(facts: ValidityFacts, planned: bool) -> RenderableType:
+    """Where the result holds, in a sentence or two."""
+    valid = "Would be valid only for " if planned else "Valid only for "
+    lines = [Text.assemble((valid, "bold"), box_text(facts.box) if facts.box else "inputs like the data", ":")]
+    if facts.proven:
+        lines.append(Text(f"  proved to stay linear there: {_names(facts.proven)}"))
+    if facts.observed:
+        rate = "" if facts.bound is None else f"; 95 % sure that at most {facts.bound:.2g} of such inputs break any one of them"
+        lines.append(Text(f"  not proved, only observed on {facts.samples} samples: {_names(facts.observed)}{rate}"))
+    return Group(*lines)
+
+
+def render_outside(facts: VerificationFacts) -> RenderableType:
+    """How far a result that rests on data is off elsewhere."""
+    how = "no difference was found" if facts.same else f"it is off by {facts.max_rel:.2g} of the largest output"
+    return Text(f"Beside the data, on {facts.samples} random inputs, {how}.")
+
+
+def render_activations(certificate: Mapping[str, Any]) -> RenderableType:
+    """A bar of regimes per activation."""
+    rows: Sequence[Mapping[str, Any]] = certificate["activations"]
+    observed = certificate["tier"] == "observed"
+    title = f"Activations on {certificate['samples']} samples" if observed else (
+        f"Activations for {box_text(certificate['box'])}")
+    table, kinds = plain_table(), set[str]()
+    table.add_column("activation", ratio=5, overflow="fold")
+    table.add_column("channels", width=CELLS, no_wrap=True)
+    table.add_column("what is known", ratio=6, overflow="fold")
+    for row in rows:
+        found = [_kind(row, c) for c in range(len(row["status"]))]
+        kinds.update(found)
+        table.add_row(Text(_title(row)), _bar(found), Text(_known(row)))
+    legend = Text("  ").join(Text.assemble(SIGNS[k], f" {_meaning(k, observed)}") for k in SIGNS if k in kinds)
+    return Group(Text(f"\n{title} ({certificate['seconds']:.1f} s)", style="bold"), table, legend)
+
+
+def render_proofs(facts: ProofFacts) -> RenderableType:
+    """A certificate that was checked again."""
+    verdict, style = ("holds", "bold green") if facts.held else ("does NOT hold", "bold red")
+    over = f" for {box_text(facts.box)}" if facts.box else ""
+    head = Text.assemble(("Certificate checked again: ", "bold"), (verdict, style), f"{over} ({facts.seconds:.1f} s)")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for row in facts.rows:
+        count = f"{row.confirmed} of {row.channels} channels" if row.looked_at else f"{row.channels} channels"
+        word = "" if not row.looked_at else " proved again" if row.tier == "proven" else f" again so on {facts.samples} samples"
+        told = f"{count}{word}{f': {row.reason}' if row.reason else ''}"
+        table.add_row(f"  {row.node}", row.tier, Text(told))
+    return Group(head, table, *(Text(f"  {note}") for note in facts.notes))
+
+
+def proofs_text(facts: ProofFacts) -> str:
+    """A certificate that was checked again, in plain text of 80 columns."""
+    return plain_text(render_proofs(facts))
+
+
+def box_text(box: Mapping[str, Any]) -> str:
+    """A box in words: image in [0, 1]."""
+    return "; ".join(f"{name} in {_interval(ends['lo'], ends['hi'])}" for name, ends in box.items())
+
+
+def _interval(lo: Any, hi: Any) -> str:
+    low, high = np.asarray(lo, np.float64), np.asarray(hi, np.float64)
+    if not low.ndim and not high.ndim:
+        return f"[{_number(low)}, {_number(high)}]"
+    each = "per channel" if max(low.ndim, high.ndim) == 1 else "per entry"
+    return f"its own interval {each}, within [{_number(low.min())}, {_number(high.max())}]"
+
+
+def _number(value: Any) -> str:
+    """Six digits: an end that was moved to its neighbour in float32 looks as the user gave it."""
+    return f"{float(value):.6g}"
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:6])
+    return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    layers = [str(name) for name in row["layers"]] or [str(row["node"])]
+    return f"{layers[-1]} ({row['kind']})"
+
+
+def _kind(row: Mapping[str, Any], channel: int) -> str:
+    status = row["status"][channel]
+    if status in ("proven", "observed"):
+        return "constant" if row["regimes"][row["regime"][channel]] in CONSTANT else "linear"
+    return str(status)
+
+
+def _meaning(kind: str, observed: bool) -> str:
+    settled = "on all samples" if observed else "proved"
+    return {
+        "linear": f"linear, {settled}", "constant": f"constant, {settled}", "mixed": "linear, not alike everywhere",
+        "open": "not decided", "witnessed": "not linear: an input shows it",
+    }[kind]
+
+
+def _bar(kinds: Sequence[str]) -> Text:
+    """One cell per channel in order; of more channels than cells, every kind's share, at least one cell each."""
+    if len(kinds) > CELLS:
+        counts = {kind: kinds.count(kind) for kind in SIGNS if kind in kinds}
+        cells = {kind: max(1, round(CELLS * n / len(kinds))) for kind, n in counts.items()}
+        largest = max(cells, key=cells.__getitem__)
+        cells[largest] += CELLS - sum(cells.values())
+        kinds = [kind for kind, n in cells.items() for _ in range(n)]
+    return Text.assemble(*(SIGNS[kind] for kind in kinds))
+
+
+def _known(row: Mapping[str, Any]) -> str:
+    counts = ", ".join(f"{n} {what}" for what, n in row["channels"].items())
+    shown = [w for w in row["witnesses"] if row["status"][w["channel"]] == "witnessed"]
+    if not shown:
+        return counts
+    low, high = min(shown[0]["values"]), max(shown[0]["values"])
+    return f"{counts}; channel {shown[0]['channel']} takes {low:.3g} and {high:.3g}"
