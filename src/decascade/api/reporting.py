@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Literal
 
 from decascade import __version__
+from decascade.api.drawing import graph_facts
 from decascade.api.finding import Found
 from decascade.checking.models import Subject
 from decascade.checking.samples import open_sizes
@@ -50,7 +51,9 @@ def make_report(
         action=action, model=name, output=None, target=target.name,
         cost=cost_facts(target.graph_cost(before), target.graph_cost(after), target.unit),
         layers=Layers(counts[0], counts[1] - extra, extra), cascades=cascades, verification=verification,
+        validity=found.validity, certificates=tuple(c.facts() for c in found.certificates),
         versions=_versions(subject.format), seconds=round(perf_counter() - start, 3), notes=notes,
+        graphs=graph_facts(before, after, found.cascades, target),
     )
 
 

@@ -16,9 +16,12 @@ from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import run
 from decascade.ir.ops import Affine, BiasMap, Dense, Op
 from decascade.report.facts import ErrorFacts
+from decascade.report.parts import ErrorMap
 
 OPEN = 23
 """What stands for an open size at the entry of a segment."""
+CELLS, RINGS = 16, 4
+"""Of the map of errors: cells a side, and the distance from the edge from which on all is interior."""
 
 
 def check_replacement(
@@ -58,7 +61,35 @@ def check_replacement(
 def _facts(y: NDArray[Any], difference: NDArray[Any], allowed: NDArray[Any], samples: int) -> ErrorFacts:
     at = int(np.argmax(difference))
     worst, largest = float(difference.flat[at]), float(np.abs(y).max(initial=0.0))
-    return ErrorFacts(worst, worst / largest if largest else 0.0, float(allowed.flat[at]), samples)
+    relative = worst / largest if largest else 0.0
+    return ErrorFacts(worst, relative, float(allowed.flat[at]), samples, error_map(difference))
+
+
+def error_map(difference: NDArray[Any]) -> ErrorMap | None:
+    """Where the largest errors (N, C, *S) are, in at most `CELLS` cells a side; None where there is no space."""
+    size = difference.shape[2:]
+    if not size or 0 in difference.shape:
+        return None
+    picture = difference.max(axis=(0, 1))
+    edge = _by_distance(picture)
+    while picture.ndim > 2:
+        picture = picture.max(axis=0)
+    picture = np.atleast_2d(picture)
+    for axis, n in enumerate(picture.shape):
+        cells = min(n, CELLS)
+        picture = np.maximum.reduceat(picture, [i * n // cells for i in range(cells)], axis=axis)
+    return ErrorMap(tuple(map(_short, picture)), tuple(map(int, size)), _short(edge))
+
+
+def _by_distance(picture: NDArray[Any]) -> list[float]:
+    """The largest value at distance 0, 1, … from the nearest edge; the last stands for all further in."""
+    near = [np.minimum(i, n - 1 - i) for i, n in zip(np.indices(picture.shape), picture.shape, strict=True)]
+    distance = np.minimum(np.minimum.reduce(near), RINGS)
+    return [float(picture[distance == d].max()) for d in range(int(distance.max()) + 1)]
+
+
+def _short(values: Any) -> tuple[float, ...]:
+    return tuple(float(f"{v:.2e}") for v in values)
 
 
 def _segment(graph: Graph, entry: str, exit_: str) -> Graph:

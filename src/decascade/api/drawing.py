@@ -1,0 +1,133 @@
+"""From the graphs before and after to the nodes that a report draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from decascade.algebra.conv import Conv, ConvTranspose
+from decascade.cost import Target
+from decascade.cost.count import parameters
+from decascade.ir.graph import Graph, Node
+from decascade.ir.ops import (
+    Activation,
+    Add,
+    Affine,
+    BiasMap,
+    Concat,
+    Dense,
+    Flatten,
+    Foreign,
+    GlobalPool,
+    Op,
+    Pad,
+    Pool,
+    Select,
+    Slice,
+    Upsample,
+)
+from decascade.regions.merge import Cascade
+from decascade.report.parts import GraphFacts, NodeFacts, Size
+
+PLAIN: dict[type, str] = {
+    Affine: "scale and shift", Flatten: "flatten", Pad: "padding", Add: "sum", Concat: "concatenation",
+    Select: "channel selection", Slice: "crop", Upsample: "upsampling", BiasMap: "constant map",
+}
+"""Operations whose fields need no words."""
+
+
+def graph_facts(before: Graph, after: Graph, cascades: Sequence[Cascade], target: Target) -> GraphFacts:
+    """Both graphs as they are drawn; their sizes should be numbers, for the costs."""
+    kept = _kept_rows(cascades)
+    old, new = _nodes(before, _rows(cascades, "removed"), kept, target), _nodes(after, _rows(cascades, "added"), kept, target)
+    places = {(n.name, n.kind): i for i, n in enumerate(old)}
+    return GraphFacts(old, tuple(replace(n, same=places.get((n.name, n.kind))) for n in new))
+
+
+def _rows(cascades: Sequence[Cascade], field: str) -> dict[str, tuple[int, ...]]:
+    """Per node name the rows that remove it, or add it."""
+    found: dict[str, tuple[int, ...]] = {}
+    for i, cascade in enumerate(cascades):
+        for name in getattr(cascade, field):
+            found[name] = (*found.get(name, ()), i)
+    return found
+
+
+def _kept_rows(cascades: Sequence[Cascade]) -> dict[str, tuple[int, ...]]:
+    """Per layer name the rows that left it alone."""
+    found: dict[str, tuple[int, ...]] = {}
+    for i, cascade in enumerate(cascades):
+        for layer in cascade.layers if cascade.decision == "left" else ():
+            found[layer] = (*found.get(layer, ()), i)
+    return found
+
+
+def _nodes(
+    graph: Graph, edited: Mapping[str, tuple[int, ...]], left: Mapping[str, tuple[int, ...]], target: Target
+) -> tuple[NodeFacts, ...]:
+    rows, place = list[NodeFacts](), dict[str, int]()
+    for name in graph.inputs:
+        place[name] = len(rows)
+        rows.append(NodeFacts(name, "input", (), (), _shape(graph, name), 0.0, 0))
+    for node in graph.nodes:
+        layers = tuple(dict.fromkeys(node.origin))
+        stays = (row for layer in (layers or (node.name,)) for row in left.get(layer, ()))
+        cascades = tuple(dict.fromkeys((*edited.get(node.name, ()), *stays)))
+        reads = tuple(dict.fromkeys(place[name] for name in node.inputs))
+        cost = float(target.segment_cost((node,), graph.tensors).value)
+        shape, stored = _shape(graph, node.output), int(parameters(node))
+        rows.append(NodeFacts(node.name, kind(node), layers, reads, shape, cost, stored, cascades))
+        place.update((name, len(rows) - 1) for name in node.outputs)
+    rows += [NodeFacts(name, "output", (), (place[name],), _shape(graph, name), 0.0, 0) for name in graph.outputs]
+    return tuple(rows)
+
+
+def _shape(graph: Graph, name: str) -> tuple[Size, ...] | None:
+    shape = graph.shape(name)
+    return None if shape is None else tuple(n if isinstance(n, str) else int(n) for n in shape)
+
+
+def kind(node: Node) -> str:
+    """The operation in words: "depthwise 3x3 convolution, stride 2"."""
+    op: Op = node.op
+    match op:
+        case Conv() | ConvTranspose():
+            return _convolution(op)
+        case Dense():
+            return f"dense {op.layer.in_channels} to {op.layer.out_channels}"
+        case Pool():
+            return f"{'average' if op.kind == 'avg' else 'max'} pool {_times(op.kernel)}{_more('stride', op.stride)}"
+        case GlobalPool():
+            return f"global {'average' if op.kind == 'avg' else 'max'} pool"
+        case Activation():
+            return _activation(op)
+        case Foreign():
+            return op.kind
+        case _:
+            return PLAIN.get(type(op), type(op).__name__.lower())
+
+
+def _convolution(op: Conv | ConvTranspose) -> str:
+    depthwise = op.groups > 1 and op.groups == op.in_channels
+    groups = f", {op.groups} groups" if op.groups > 1 and not depthwise else ""
+    what = "transposed convolution" if isinstance(op, ConvTranspose) else "convolution"
+    words = f"{'depthwise ' if depthwise else ''}{_times(op.kernel)} {what}".strip()
+    return f"{words}{_more('stride', op.stride)}{_more('dilation', op.dilation)}{groups}"
+
+
+def _activation(op: Activation) -> str:
+    if op.kind == "clip":
+        lo, hi = op.params[:2]
+        return "relu6" if (lo, hi) == (0, 6) else f"clip {lo:g} to {hi:g}"
+    return op.kind.replace("_", " ")
+
+
+def _times(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _more(name: str, sizes: Sequence[int]) -> str:
+    """", stride 2", or nothing where all are 1."""
+    if all(n == 1 for n in sizes):
+        return ""
+    return f", {name} {sizes[0] if len(set(sizes)) == 1 else _times(sizes)}"
