@@ -63,7 +63,8 @@ def check_regression(moments_, graphs: tuple[Graph, Graph], x: np.ndarray, reque
         variance = ((exit_ - exit_.mean(tuple(range(exit_.ndim - 1)))) ** 2).sum()
         assert told == pytest.approx(left / variance, rel=1e-8, abs=1e-12)
     free, offset = solved(*rows[0][:2])
-    least = regression.error(free, offset)[1]
+    assert offset == pytest.approx(regression.bias(free), rel=1e-9, abs=1e-9)
+    least = regression.error(free)[1]
     assert least - 1e-12 <= regression.error(weight)[1] <= least + 2e-6, "what the ridge costs"
 
 
@@ -198,14 +199,14 @@ def test_subsampled_positions_cost_as_much_error_as_is_stated():
     least = best.error(best.weight)[1]
     excess = list[float]()
     for seed in range(40):
-        sampled = gathered(graph, x, [request], moments.ROWS, seed).regression(request)
-        assert sampled.patches.fitted[-1, -1] == 30 * 7  # (64 · 4/3 rows per unknown of 40 · 1600 / 3) of 1600 positions
+        sampled = gathered(graph, x, [request], moments.ROWS[1], seed).regression(request)
+        assert sampled.patches.fitted.count == 30 * 7  # (64 · 4/3 rows per unknown of 40 · 1600 / 3) of 1600 positions
         full = np.einsum("nihw,io->nohw", x, sampled.weight) + sampled.bias(sampled.weight)[:, None, None]
         excess.append(unexplained(y[~held(40)], full[~held(40)]) / least - 1)
     mean, spread = np.mean(excess), np.std(excess) / np.sqrt(len(excess))
     assert min(excess) > -1e-9
-    assert abs(mean - 1 / moments.ROWS) < 4 * spread
-    assert 4 * spread < 1 / moments.ROWS
+    assert abs(mean - 1 / moments.ROWS[1]) < 4 * spread
+    assert 4 * spread < 1 / moments.ROWS[1]
 
 
 def test_positions_are_drawn_from_the_seed():

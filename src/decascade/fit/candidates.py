@@ -11,17 +11,19 @@ from decascade.cost import Target
 from decascade.errors import UsageError
 from decascade.fit.factored import Bottleneck, DepthwiseSeparable, LowRank, Separable
 from decascade.fit.hidden import Narrowed, OneHidden
-from decascade.fit.moments import Moments
+from decascade.fit.moments import Moments, bytes_of
 from decascade.fit.students import Dropped, Fit, OneConv, Site, Student, site_of, written
-from decascade.fit.windows import patches_per_unknown
+from decascade.fit.windows import Request, patches_per_unknown
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.search.segments import find_segments, nodes_of
 
 FAMILIES = (OneConv, Dropped, LowRank, Bottleneck, Separable, DepthwiseSeparable, Narrowed, OneHidden)
 ENOUGH = 4
 """Patches per unknown below which a fit is not made."""
-WORTHWHILE = 0.98
-"""A student has to cost less than this share of its segment."""
+ROOM = 2**30
+"""Bytes that moments may take at a time."""
+LEAST = 0.005
+"""The share of the model's cost that a student has to save: a layer more is not worth less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,8 @@ class Fitted:
 
 
 def candidates(graph: Graph, target: Target, span: int) -> Iterator[Candidate]:
-    """Every student of every segment that is cheaper than what it replaces."""
+    """Every student of every segment that is cheaper than what it replaces, by enough to count."""
+    least = LEAST * target.graph_cost(graph).value
     for segment in find_segments(graph, span):
         site = site_of(graph, segment)
         if site is None:
@@ -57,7 +60,7 @@ def candidates(graph: Graph, target: Target, span: int) -> Iterator[Candidate]:
         before = target.segment_cost(nodes_of(graph, segment), graph.tensors).value
         for student in _students(site):
             cost = cost_of(student, target)
-            if cost < WORTHWHILE * before:
+            if before - cost > least:
                 yield Candidate(student, cost, before)
 
 
@@ -104,9 +107,27 @@ def sizes_of(graph: Graph) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def passes(found: Sequence[Candidate], room: int = ROOM) -> Iterator[list[Candidate]]:
+    """The candidates in their order, in lists whose moments take no more than `room` bytes together: each list is one pass over
+    the data.  A segment is not split."""
+    now, taken = list[Candidate](), list[Request]()
+    for _, some in groupby(found, key=lambda c: c.student.site.segment):
+        segment = list(some)
+        wanted = [request for candidate in segment for request in candidate.student.requests()]
+        if now and bytes_of([*taken, *wanted], sizes_of(segment[0].student.site.graph)) > room:
+            yield now
+            now, taken = [], []
+        now, taken = now + segment, taken + wanted
+    if now:
+        yield now
+
+
 def fit_all(found: Iterable[Candidate], moments: Moments) -> Iterator[Fitted]:
-    for candidate in found:
-        yield Fitted(candidate, candidate.student.fit(moments))
+    """The candidates with their weights, segment by segment; within a segment those on the same windows one after the other, so
+    that what is solved on a window is solved once."""
+    for _, some in groupby(found, key=lambda c: c.student.site.segment):
+        for candidate in sorted(some, key=lambda c: c.student.requests()):
+            yield Fitted(candidate, candidate.student.fit(moments))
 
 
 def thinned(fitted: Sequence[Fitted], keep: int) -> list[Fitted]:

@@ -14,11 +14,24 @@ from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv
 from decascade.fit.least_squares import Matrix, eliminate, ridge_solve
-from decascade.fit.moments import Moments
+from decascade.fit.moments import LARGEST, Moments
 from decascade.fit.students import Fit, Site, Student, kernel_of, named, zeros
 from decascade.fit.windows import Request, Window
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Activation, Affine, Dense, Flatten, GlobalPool, Identity, Op, Pool
+from decascade.ir.ops import (
+    Activation,
+    Affine,
+    BiasMap,
+    Dense,
+    Flatten,
+    GlobalPool,
+    Identity,
+    Op,
+    Pad,
+    Pool,
+    Slice,
+    Upsample,
+)
 from decascade.search.segments import nodes_of
 
 EIGHTHS = range(1, 8)
@@ -36,9 +49,7 @@ class _Link:
 
     @property
     def conv(self) -> Conv:
-        op = self.node.op
-        assert isinstance(op, (Conv, Dense))
-        return op.layer if isinstance(op, Dense) else op
+        return _conv(self.node)
 
     def request(self) -> Request:
         conv = self.conv
@@ -60,7 +71,7 @@ def _links(site: Site) -> tuple[_Link, ...] | None:
         if node is None:
             return None
         tensor = node.output
-        if _is_dense(node.op):
+        if _is_dense(site.graph, node):
             link = _Link(tuple(between), node, owner)
             if any(d > 1 for d in link.conv.dilation):
                 return None
@@ -75,17 +86,32 @@ def _links(site: Site) -> tuple[_Link, ...] | None:
     return tuple(links) if links and not between else None
 
 
-def _is_dense(op: Op) -> bool:
-    return isinstance(op, Dense) or (isinstance(op, Conv) and op.groups == 1)
+def _conv(node: Node) -> Conv:
+    op = node.op
+    assert isinstance(op, (Conv, Dense))
+    return op.layer if isinstance(op, Dense) else op
+
+
+def _is_dense(graph: Graph, node: Node) -> bool:
+    """Whether every output channel reads every input channel."""
+    if isinstance(node.op, Dense):
+        return len(graph.shape(node.inputs[0]) or ()) == 2
+    return isinstance(node.op, Conv) and node.op.groups == 1
+
+
+def _element_wise(op: Op) -> bool:
+    return isinstance(op, Activation) and op.kind != "softmax"
 
 
 def _owners(graph: Graph, node: Node, owner: Index) -> Index | None:
     """The channel that each channel after a channel-by-channel operation belongs to; None for any other operation."""
     op = node.op
-    if isinstance(op, (Affine, Pool, GlobalPool, Identity)):
+    if isinstance(op, (Affine, BiasMap, Pool, GlobalPool, Identity, Slice, Upsample)):
         return owner
+    if isinstance(op, Pad):
+        return None if any(op.channels) else owner
     if isinstance(op, Activation):
-        return None if op.kind == "softmax" else owner
+        return owner if _element_wise(op) else None
     if isinstance(op, Conv) and op.groups == op.out_channels == op.in_channels:
         return owner
     if isinstance(op, Flatten):
@@ -101,6 +127,8 @@ def _cut(op: Op, kept: Index) -> Op:
     """A channel-by-channel operation on the kept channels."""
     if isinstance(op, Affine):
         return Affine(op.scale[kept], op.shift[kept])
+    if isinstance(op, BiasMap):
+        return BiasMap(op.values[kept])
     if isinstance(op, Activation) and op.slope is not None:
         return replace(op, slope=op.slope[kept])
     if isinstance(op, Conv):
@@ -138,7 +166,7 @@ class Narrowed:
     @staticmethod
     def propose(site: Site) -> Iterator[Student]:
         links = _links(site)
-        if links is not None and len(links) > 1:
+        if links is not None and len(links) > 1 and all(len(link.owner_rows()) <= LARGEST for link in links[1:]):
             yield from (Narrowed(site, links, eighths) for eighths in EIGHTHS)
 
     def requests(self) -> tuple[Request, ...]:
@@ -202,19 +230,19 @@ class OneHidden:
 
     @property
     def label(self) -> str:
-        return f"one hidden layer {self.width}, {named(self.window)}" + " + skip" * self.skip
+        first = "x".join(map(str, _conv(self.first).kernel))
+        return f"one hidden layer {first} {self.width}, {named(self.window)}".rstrip(", ") + " + skip" * self.skip
 
     @staticmethod
     def propose(site: Site) -> Iterator[Student]:
         if site.reach is None or _links(site) is not None:
             return  # a chain is narrowed instead
         for first, activation in _first_layers(site):
-            for window in _windows_behind(site, first):
-                for eighths in EIGHTHS:
-                    op = first.op
-                    assert isinstance(op, Conv)
-                    for skip in site.skips():
-                        yield OneHidden(site, first, activation, window, max(1, op.out_channels * eighths // 8), skip)
+            channels = _conv(first).out_channels
+            for window in _windows_behind(site, _conv(first)):
+                if channels * prod(window.kernel) <= LARGEST:
+                    for width in dict.fromkeys(max(1, channels * eighths // 8) for eighths in EIGHTHS):
+                        yield from (OneHidden(site, first, activation, window, width, skip) for skip in site.skips())
 
     def requests(self) -> tuple[Request, ...]:
         segment = self.site.segment
@@ -225,17 +253,16 @@ class OneHidden:
         return self._ops(np.arange(self.width), weight, zeros(self.site.out_channels))
 
     def _ops(self, kept: Index, weight: Matrix, bias: Matrix) -> tuple[Op, ...]:
-        op = self.first.op
-        assert isinstance(op, Conv)
+        conv, op = _conv(self.first), self.first.op
         size = self.site.graph.spatial(self.activation.output) or ()
-        first = Conv(op.weight[kept], None if op.bias is None else op.bias[kept], op.stride, op.dilation, op.padding)
+        first = _again(op, conv.weight[kept], None if conv.bias is None else conv.bias[kept])
         last = Conv(weight, bias, self.window.stride, 1, self.window.padding(size, self.site.out_size))
-        return first, _cut(self.activation.op, kept), last
+        return first, _cut(self.activation.op, kept), last if self.window.kernel else Dense(last)
 
     def fit(self, moments: Moments) -> Fit:
         (request,) = self.requests()
-        regression = moments.regression(request)
-        owner = np.repeat(np.arange(len(regression.gram) // prod(self.window.kernel)), prod(self.window.kernel))
+        regression, taps = moments.regression(request), prod(self.window.kernel)
+        owner = np.repeat(np.arange(len(regression.gram) // taps), taps)
         kept = np.sort(_order(moments, request, owner)[-self.width:])
         rows = np.flatnonzero(np.isin(owner, kept))
         full = np.zeros_like(regression.cross)
@@ -244,26 +271,24 @@ class OneHidden:
 
 
 def _first_layers(site: Site) -> Iterator[tuple[Node, Node]]:
-    """Convolutions of the entry with the activation that alone reads them."""
+    """Convolutions and dense layers that read the entry, with the activation that alone reads them."""
     for node in nodes_of(site.graph, site.segment):
-        if isinstance(node.op, Conv) and node.op.groups == 1 and node.inputs == (site.segment.entry,):
-            readers = site.graph.consumers[node.output]
-            if len(readers) == 1 and isinstance(readers[0].op, Activation) and readers[0].name in site.segment.nodes:
+        if _is_dense(site.graph, node) and node.inputs == (site.segment.entry,):
+            readers = [reader for reader in site.graph.consumers[node.output] if reader.name in site.segment.nodes]
+            if len(readers) == 1 and _element_wise(readers[0].op):
                 yield node, readers[0]
 
 
-def _windows_behind(site: Site, first: Node) -> Iterator[Window]:
+def _windows_behind(site: Site, first: Conv) -> Iterator[Window]:
     """Windows on the hidden layer, in the middle of what the exit sees of it."""
-    op, reach = first.op, site.reach
-    assert isinstance(op, Conv)
+    reach = site.reach
     assert reach is not None
-    if any(whole % own for whole, own in zip(reach.stride, op.stride, strict=True)):
+    if any(whole % own for whole, own in zip(reach.stride, first.stride, strict=True)):
         return
-    stride = tuple(whole // own for whole, own in zip(reach.stride, op.stride, strict=True))
-    for k in (1, 3, 5):
-        start = list[int]()
-        for a, b, pad, taps, d, own in zip(reach.start, reach.stop, op.padding, op.kernel, op.dilation, op.stride, strict=True):
-            # the middle of the reach, less the middle of the first kernel, in steps of the hidden layer
-            middle = (a + b) / 2 - (d * (taps - 1) / 2 - pad[0])
-            start.append(round(middle / own - (k - 1) / 2))
-        yield Window((k,) * len(stride), stride, tuple(start))
+    stride = tuple(whole // own for whole, own in zip(reach.stride, first.stride, strict=True))
+    # the middle of the reach, less the middle of the first kernel
+    middles = [(a + b) / 2 - (axis.first(0) + axis.last(0)) / 2
+               for a, b, axis in zip(reach.start, reach.stop, first.axes, strict=True)]
+    for k in (1, 3, 5) if stride else (1,):
+        start = tuple(round(middle / own - (k - 1) / 2) for middle, own in zip(middles, first.stride, strict=True))
+        yield Window((k,) * len(stride), stride, start)

@@ -18,40 +18,44 @@ Matrix = NDArray[Any]
 RIDGE = 1e-6
 """λ as a share of the mean diagonal of G."""
 CONSTANT = 1e-12
-"""An exit whose variance is less than this share of its mean square is constant."""
+"""The least share of its mean square that the variance of an exit is taken for: below is rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Half:
+    """The patches of the rows to fit on, or of those held out: their number, Σ p, (K,), and Σ (p − p̄)(p − p̄)ᵀ, (K, K)."""
+
+    count: float
+    total: Matrix
+    gram: Matrix
 
 
 @dataclass(frozen=True, eq=False)
 class Patches:
-    """The moments of the patches of one window: sums of (p, 1)(p, 1)ᵀ, (K + 1, K + 1), over the rows to fit on and over those
-    held out; p has had `shift` taken off.  Whatever is solved on this window shares one factorisation."""
+    """The moments of the patches of one window; p has had `shift` taken off.  Whatever is solved on this window shares one
+    factorisation."""
 
-    fitted: Matrix
-    held: Matrix
+    fitted: Half
+    held: Half
     shift: Matrix
 
     @property
     def bytes(self) -> int:
-        """Memory of this, of G and of its factor."""
-        return 4 * self.fitted.nbytes
-
-    @cached_property
-    def gram(self) -> Matrix:
-        """G, (K, K)."""
-        total = self.fitted[-1, :-1]
-        return self.fitted[:-1, :-1] - np.outer(total, total) / self.fitted[-1, -1]
+        """Memory of this and of the factor."""
+        return 3 * self.fitted.gram.nbytes
 
     @cached_property
     def factor(self) -> Any:
         """What `solve_with` takes to solve with G + λI."""
-        return ridge_factor(self.gram)
+        return ridge_factor(self.fitted.gram)
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """Sums over the same rows: (p, 1)zᵀ, (K + 1, O), and |z|².  `variance`: Σ|y − ȳ|² of the exit y, which is z itself or, in a
-    student with a skip, the entry and z."""
+    """Over the same rows: Σ z, (O,), Σ (p − p̄)(z − z̄)ᵀ, (K, O), and Σ|z − z̄|².  `variance`: Σ|y − ȳ|² of the exit y, which
+    is z itself or, in a student with a skip, z and the entry."""
 
+    total: Matrix
     cross: Matrix
     square: float
     variance: float
@@ -69,13 +73,12 @@ class Regression:
     @property
     def gram(self) -> Matrix:
         """G, (K, K)."""
-        return self.patches.gram
+        return self.patches.fitted.gram
 
-    @cached_property
+    @property
     def cross(self) -> Matrix:
         """B, (K, O)."""
-        total, count = self.patches.fitted[-1, :-1], self.patches.fitted[-1, -1]
-        return self.fitted.cross[:-1] - np.outer(total, self.fitted.cross[-1]) / count
+        return self.fitted.cross
 
     @cached_property
     def weight(self) -> Matrix:
@@ -84,21 +87,24 @@ class Regression:
 
     def bias(self, weight: Matrix) -> Matrix:
         """b of the affine map with this W, (K, O) → (O,)."""
-        count = self.patches.fitted[-1, -1]
-        mean = self.patches.fitted[-1, :-1] / count + self.patches.shift
-        return self.offset + self.fitted.cross[-1] / count - mean @ weight
+        half = self.patches.fitted
+        return self.offset + self.fitted.total / half.count - (half.total / half.count + self.patches.shift) @ weight
 
-    def error(self, weight: Matrix, bias: Matrix | None = None) -> tuple[float, float]:
-        """The share of the exit's variance that Wᵀp + b leaves unexplained: on the held-out rows (where there are any), on the
-        fitted rows.  Sums of float32 products tell errors down to about 1e-6."""
-        bias = self.bias(weight) if bias is None else bias
-        both = np.vstack([weight, bias - self.offset + self.patches.shift @ weight])
-        fitted = _unexplained(self.patches.fitted, self.fitted, both)
-        return (_unexplained(self.patches.held, self.held, both) if self.patches.held[-1, -1] else fitted), fitted
+    def error(self, weight: Matrix) -> tuple[float, float]:
+        """The share of the exit's variance that Wᵀp + b, b = `bias(weight)`, leaves unexplained: on the held-out rows (where
+        there are any), on the fitted rows.  Sums of float32 products tell errors down to about 1e-6."""
+        fitted = _unexplained(self.patches.fitted, self.fitted, weight, 0.0)
+        near, apart = self.patches.fitted, self.patches.held
+        if not apart.count:
+            return fitted, fitted
+        # the bias makes the mean residual zero on the fitted rows, not on those held out
+        moved = apart.total / apart.count - near.total / near.count
+        mean = self.held.total / apart.count - self.fitted.total / near.count - moved @ weight
+        return _unexplained(apart, self.held, weight, apart.count * float(mean @ mean)), fitted
 
 
-def _unexplained(gram: Matrix, target: Target, both: Matrix) -> float:
-    residual = target.square - 2 * np.sum(both * target.cross) + np.sum(both * (gram @ both))
+def _unexplained(half: Half, target: Target, weight: Matrix, mean: float) -> float:
+    residual = target.square - 2 * np.sum(weight * target.cross) + np.sum(weight * (half.gram @ weight)) + mean
     return float(max(residual, 0.0) / target.variance) if target.variance > 0 else 0.0
 
 

@@ -21,11 +21,13 @@ Run = Callable[[Any, Sequence[str]], Mapping[str, Any]]
 """Runs a batch through the model and gives the wanted tensors, (N, C, *S) torch arrays."""
 HELD = 4
 """One sample in so many is held out."""
-ROWS = 64
-"""Patches per unknown of a fit (per row of G): where rows are independent, the error of the fit is about one part in so many
-above that of the best."""
-LARGEST = 2304
-"""Unknowns per output that a fit may have; Gram matrices grow with its square, what is solved on them with its cube."""
+ROWS = (16.0, 64.0)
+"""Patches per unknown of a fit (per row of G), at least and at most: where rows are independent, the error of the fit is about
+one part in so many above that of the best."""
+WORK = 2**16
+"""Patches of a fit, as long as that is within `ROWS`: more unknowns get fewer each, as the arithmetic grows with their cube."""
+LARGEST = 4608
+"""Unknowns per output that a fit may have; Gram matrices grow with its square."""
 RECENT = 256 * 2**20
 """Bytes of matrices of windows that are kept at hand while students are fitted."""
 Found = TypeVar("Found")
@@ -67,13 +69,14 @@ class Moments:
 
 def collect(
     run: Run, batches: Iterable[Any], requests: Iterable[Request], shapes: Mapping[str, Sequence[int]], samples: int, seed: int,
-    original: Run | None = None, rows: float = ROWS,
+    original: Run | None = None, rows: float | None = None,
 ) -> Moments:
     """One pass over the data for all requests.
 
     `run` gives the tensors whose patches are taken (and those subtracted), `original`, if it is another model, the targets.
     `shapes`: (C, *S) of every tensor that is asked for.  `samples`: how many the batches hold together; where they have more
-    than `rows` patches per unknown, a random part of the positions is taken, the same in all samples of a batch.
+    than `rows` patches per unknown (by default what `ROWS` and `WORK` say), a random part of the positions is taken, the same
+    in all samples of a batch.
     """
     torch: Any = import_module("torch")
     found = groups(requests, shapes)
@@ -120,7 +123,14 @@ def groups(requests: Iterable[Request], shapes: Mapping[str, Sequence[int]]) -> 
     return {request: group for group, members in made for request in members}
 
 
-def _share(group: Sums, shapes: Mapping[str, Sequence[int]], samples: int, rows: float) -> float:
+def bytes_of(requests: Iterable[Request], shapes: Mapping[str, Sequence[int]]) -> int:
+    """What the moments of these requests take together."""
+    return sum(group.bytes for group in dict.fromkeys(groups(requests, shapes).values()))
+
+
+def _share(group: Sums, shapes: Mapping[str, Sequence[int]], samples: int, rows: float | None) -> float:
     """The part of all output positions that gives every unknown its rows."""
+    if rows is None:
+        rows = min(max(WORK / group.unknowns, ROWS[0]), ROWS[1])
     widest = Request(group.tensor, group.window, next(iter(group.columns))[0])
     return min(1.0, rows * HELD / (HELD - 1) / patches_per_unknown(widest, shapes, samples))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.fit.least_squares import CONSTANT, Matrix, Patches, Regression, Target
+from decascade.fit.least_squares import CONSTANT, Half, Matrix, Patches, Regression, Target
 from decascade.fit.windows import Request, Window
 
 BLOCK = 4 * 2**20
@@ -112,25 +112,34 @@ class Sums:
         """The moments of the patches of a window inside this one."""
         assert self._means is not None
         rows = self.window.rows(window, self.channels)
-        bordered = np.append(rows, self.unknowns)
-        fitted, held = (gram[np.ix_(bordered, bordered)] for gram in self._gram)
+        fitted, held = (_half(gram, rows) for gram in self._gram)
         return Patches(fitted, held, np.repeat(self._means[0].astype(np.float64), prod(window.kernel)))
 
     def regression(self, request: Request, patches: Patches) -> Regression:
         """The moments of one request on the patches of its window."""
         assert self._means is not None
-        rows = np.append(self.window.rows(request.window, self.channels), self.unknowns)
-        fitted, held = (self._target(which, rows, request) for which in range(2))
+        rows = self.window.rows(request.window, self.channels)
+        halves = (patches.fitted, patches.held)
+        fitted, held = (self._target(which, half, rows, request) for which, half in enumerate(halves))
         return Regression(patches, fitted, held, self._means[1][self.columns[request.key]].astype(np.float64))
 
-    def _target(self, which: int, rows: Index, request: Request) -> Target:
+    def _target(self, which: int, half: Half, rows: Index, request: Request) -> Target:
         assert self._means is not None
-        count, cross, square = self._gram[which][-1, -1], self._cross[which], self._square[which]
         columns, whole = self.columns[request.key], self.columns[request.target, ""]
-        mean = cross[-1, whole] / max(count, 1)
-        variance = float(np.sum(square[whole]) - count * np.sum(mean**2))
-        size = variance + count * float(np.sum((mean + self._means[1][whole]) ** 2))
-        return Target(cross[rows, columns], float(np.sum(square[columns])), max(variance, CONSTANT * size))
+        cross, square, count = self._cross[which], self._square[which], max(half.count, 1)
+        total = cross[-1, columns]
+        apart = float(np.sum(square[columns]) - np.sum(total**2) / count)
+        variance = float(np.sum(square[whole]) - np.sum(cross[-1, whole] ** 2) / count)
+        size = variance + count * float(np.sum((cross[-1, whole] / count + self._means[1][whole]) ** 2))
+        return Target(total, cross[rows, columns] - np.outer(half.total, total / count), apart, max(variance, CONSTANT * size))
+
+
+def _half(bordered: Matrix, rows: Index) -> Half:
+    count, total = float(bordered[-1, -1]), bordered[-1, rows]
+    gram = bordered[np.ix_(rows, rows)]
+    for first in range(0, len(gram), 256):  # piece by piece: the outer product is as large as the matrix
+        gram[first : first + 256] -= np.outer(total[first : first + 256] / max(count, 1), total)
+    return Half(count, total, gram)
 
 
 def places_of(out: Sequence[int], share: float, generator: Any) -> Index:

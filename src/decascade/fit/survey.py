@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from decascade.cost import Cost, Target
 from decascade.errors import UsageError
 from decascade.fit.assemble import runner
-from decascade.fit.candidates import Candidate, Fitted, candidates, fit_all, sizes_of, supported, thinned
+from decascade.fit.candidates import Candidate, Fitted, candidates, fit_all, passes, sizes_of, supported, thinned
 from decascade.fit.divergence import Output
 from decascade.fit.lowered import Lowered
 from decascade.fit.moments import collect
@@ -20,9 +20,9 @@ from decascade.search.choice import Choice, Plan
 from decascade.search.plan import Option, choose
 
 Progress = Callable[[str, float], None]
-KEEP = 10
+KEEP = 8
 """Candidates per segment whose sensitivity is measured."""
-WATCHED = 256
+WATCHED = 192
 """Samples that sensitivities are measured on."""
 ROOM = 256 * 2**20
 """Bytes of activations that a batch may take."""
@@ -31,7 +31,8 @@ ROOM = 256 * 2**20
 class Samples(Protocol):
     """Calibration samples: `count` of them, in batches of graph inputs by name, as torch tensors; the same at every call."""
 
-    count: int
+    @property
+    def count(self) -> int: ...
 
     def batches(self, size: int) -> Iterator[Mapping[str, Any]]: ...
 
@@ -77,13 +78,15 @@ def survey(
     size = batch_size(graph, samples.count)
     lowered = Lowered(graph)
     found = supported(candidates(graph, target, span), samples.count)
-    requests = [request for candidate in found for request in candidate.student.requests()]
-    moments = collect(runner(lowered), _told(samples, size, progress), requests, sizes_of(graph), samples.count, seed)
-    fitted = list[Fitted]()
-    for i, one in enumerate(fit_all(found, moments)):
-        fitted.append(one)
-        progress("fitting students", (i + 1) / len(found))
-    kept = thinned(fitted, KEEP)
+    kept = list[Fitted]()
+    for some in passes(found):
+        requests = [request for candidate in some for request in candidate.student.requests()]
+        moments = collect(runner(lowered), _told(samples, size, progress), requests, sizes_of(graph), samples.count, seed)
+        fitted = list[Fitted]()
+        for i, one in enumerate(fit_all(some, moments)):
+            fitted.append(one)
+            progress("fitting students", (i + 1) / len(some))
+        kept += thinned(fitted, KEEP)
     measured = sensitivities(lowered, kept, list(_first(samples, size)), outputs, progress)
     return Survey(graph, target, before, tuple(kept), tuple(measured), span)
 
