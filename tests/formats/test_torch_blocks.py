@@ -13,7 +13,7 @@ from decascade.checking.cascades import check_replacement
 from decascade.cost import target_named
 from decascade.formats.torch import FORMAT, read
 from decascade.ir.interpret import run
-from decascade.ir.ops import BiasMap, Conv, Pad
+from decascade.ir.ops import Affine, BiasMap, Conv, Pad
 from decascade.regions.merge import Options, merge_graph
 from formats.torch_blocks import BLOCKS, build, size
 
@@ -79,16 +79,24 @@ def test_block_collapses_through_export(name: str) -> None:
     _same(module, graph, FORMAT.write(document, graph), shape)
 
 
-ANY_SIZE = [name for name, block in BLOCKS.items() if block.border == "free" and not name.startswith("separable")]
-"""At unknown size a layer that is 1 wide along the axis that the next one pads is not yet seen to leave the border free."""
+@pytest.mark.parametrize("name", [name for name, block in BLOCKS.items() if block.border == "bias" and 2 in block.ranks])
+@pytest.mark.parametrize("policy", ["always", "profitable"])
+def test_bias_needs_no_second_convolution_on_large_maps(name: str, policy: Any) -> None:
+    """A constant for each place would store more than the cascade there, and a kernel per class is no single layer."""
+    document = read(build(name, 2), (1, BLOCKS[name].channels, 96, 80))
+    graph, (cascade, *_) = merge_graph(document.graph, Options(target=target_named("macs"), policy=policy))
+    if cascade.decision == "merged" or policy == "always":
+        assert sum(isinstance(node.op, Conv) for node in graph.nodes) == 1
+        assert {type(node.op) for node in graph.nodes} <= {Conv, Pad, Affine}
 
 
-@pytest.mark.parametrize("name", ANY_SIZE)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_block_collapses_at_unknown_size(name: str) -> None:
     module = build(name, BLOCKS[name].ranks[0])
     document = read(module)
     graph, _ = merge_graph(document.graph, Options(target=target_named("macs"), policy="always"))
-    assert [type(node.op) for node in graph.nodes] == [Conv]
+    kinds = [type(node.op) for node in graph.nodes]
+    assert kinds == ([Conv] if BLOCKS[name].border == "free" else [Pad, Conv])
     shape = (2, BLOCKS[name].channels, *size(BLOCKS[name].ranks[0]))
     _same(module, graph, FORMAT.write(document, graph), shape)
 

@@ -352,7 +352,7 @@ BLOCKS: dict[str, Block] = {
     "BSConv-U": Block(bsconv_u, 5),
     "BSConv-S": Block(bsconv_s, 8),
     "separable": Block(partial(separable, bias=False), 4, ranks=(2, 3)),
-    "separable with bias": Block(partial(separable, bias=True), 4, "bias", (2,)),
+    "separable with bias": Block(partial(separable, bias=True), 4, "bias", (2, 3)),
     "separable, stride 2": Block(partial(separable, bias=False, stride=2), 4, ranks=(2,)),
     "MBConv": Block(mbconv, 4, "bias"),
     "MBConv stride 2": Block(partial(mbconv, stride=2), 4, "bias"),

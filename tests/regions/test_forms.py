@@ -106,13 +106,41 @@ def test_tiles():
     assert [type(n.op) for n in new.nodes] == [Slice, Conv, Conv, Slice, Conv, Concat]
 
 
-def test_tiles_of_a_bias_only_border():
-    """A padded 1×1, whose map does not end where the input ends, so that no channel of ones can stand for it, on a map so
-    large that a constant per place is above the cap."""
+def test_ones_in_a_frame():
+    """A padded 1×1: its map ends one sample beyond the input, and so does the channel of ones."""
     net = Net((3, 60, 60))
     new, row = one(net.graph(net.conv(net.conv("x", 16, pad=1), 4, 3, pad=1)))
     assert row.border == "bias"
-    assert row.reason == "2 layers -> one 3x3 convolution, one kernel per border class (9 convolutions)"
+    assert row.reason == "2 layers -> one 3x3 convolution, the inner bias carried by a channel of ones"
+    assert [type(n.op) for n in new.nodes] == [Pad, Pad, Conv]
+    assert [n.op.pads for n in new.nodes[:2]] == [((1, 1), (1, 1)), ((0, 0), (0, 0))]
+    assert new.nodes[2].op.padding == ((1, 1), (1, 1))
+
+
+def test_shift_in_a_frame():
+    """As many outputs as inputs: the padding value is added to the input in its frame."""
+    net = Net((4, 60, 60))
+    new, row = one(net.graph(net.conv(net.conv("x", 4, pad=1), 4, 3, pad=1)), "profitable")
+    assert row.reason.endswith("the inner bias carried by a constant added to its input")
+    assert [type(n.op) for n in new.nodes] == [Pad, Affine, Conv]
+
+
+@pytest.mark.parametrize("size", [(48, 48), ("H", "W")])
+def test_ones_of_a_separable_pair(size):
+    """5×1 with bias, then 1×5 padded: the bias depends on the column alone."""
+    net = Net((4, *size))
+    new, row = one(net.graph(net.conv(net.conv("x", 4, (5, 1), pad=(2, 0)), 4, (1, 5), pad=(0, 2))))
+    assert row.reason == "2 layers -> one 5x5 convolution, the inner bias carried by a channel of ones"
+    assert [type(n.op) for n in new.nodes] == [Pad, Conv]
+
+
+def test_tiles_of_a_bias_only_border():
+    """Two padded 1×1s, whose maps end in different places, so that no channel of ones can stand for both, on a map so
+    large that a constant per place is above the cap."""
+    net = Net((3, 60, 60))
+    new, row = one(net.graph(net.conv(net.conv(net.conv("x", 8, pad=1), 8, pad=1), 4, 3, pad=1)))
+    assert row.border == "bias"
+    assert row.reason == "3 layers -> one 3x3 convolution, one kernel per border class (25 convolutions)"
     assert kinds(new) == {Slice, Conv, Concat}
 
 

@@ -112,7 +112,7 @@ def find_border(program: Program) -> Border:
     Raises:
         AlgebraError: paths to the output whose strides differ.
     """
-    spans = _Spans(program)
+    spans = Spans(program)
     alike = {_profile(program, a): a for a in reversed(range(program.rank))}
     found = {a: _axis_classes(program, spans, a) for a in alike.values()}
     axes = tuple(found[alike[_profile(program, a)]] for a in range(program.rank))
@@ -148,7 +148,7 @@ def _constant_cut(program: Program, axes: tuple[tuple[AxisClass, ...] | None, ..
     return False
 
 
-class _Spans:
+class Spans:
     """Per map, the taps of the entry that it sees on an unbounded map, per axis (None behind a flatten)."""
 
     def __init__(self, program: Program) -> None:
@@ -195,7 +195,7 @@ class _Run:
 _FAR = 1 << 40
 
 
-def _axis_classes(program: Program, spans: _Spans, axis: int) -> tuple[AxisClass, ...] | None:
+def _axis_classes(program: Program, spans: Spans, axis: int) -> tuple[AxisClass, ...] | None:
     size = {name: (s[axis] if s else 1) for name, s in program.size.items()}
     if any(n is None for n in size.values()):
         return None
@@ -260,7 +260,7 @@ def _scale_columns(program: Program, seen: Mapping[str, _Run], axis: int) -> lis
 
 
 def _propagate(
-    program: Program, spans: _Spans, axis: int, at: Ints
+    program: Program, spans: Spans, axis: int, at: Ints
 ) -> tuple[dict[str, _Run], list[list[tuple[int, int]]]]:
     """Backward from the output: the taps of every map that each output position sees, cut at the ends of the map,
     and the entry taps behind what was cut."""
@@ -302,33 +302,36 @@ def _cut(run: _Run, size: int, span: tuple[Axis, ...] | None, axis: int, outside
 
 
 def _kind_of_unknown(program: Program) -> Kind:
-    """Sizes not known: free where no map between is padded; bias-only where every padded map is the entry seen
-    through single unshifted taps, so that its ends are the entry's ends whatever the size."""
-    aligned = single_tap_maps(program)
+    """Sizes not known: free where no map between is padded; bias-only where every map that is padded along an axis ends
+    along it where the entry ends, whatever the size."""
     kind: Kind = "free"
-    for step in program.steps:
-        if isinstance(step.op, Scale):
-            return "ring"
-        name = step.inputs[0]
-        if not isinstance(step.op, Conv) or name == program.entry or all(lo <= 0 and hi <= 0 for lo, hi in step.op.padding):
-            continue
-        if name not in aligned:
-            return "ring"
-        if program.has_constant[name]:
-            kind = "bias"
+    if any(isinstance(step.op, Scale) for step in program.steps):
+        return "ring"
+    for axis in range(program.rank):
+        aligned = aligned_maps(program, axis)
+        for name in padded_maps(program, axis):
+            if name not in aligned:
+                return "ring"
+            if program.has_constant[name]:
+                kind = "bias"
     return kind
 
 
-def single_tap_maps(program: Program) -> dict[str, tuple[Axis, ...]]:
-    """The maps whose sample q is made of the entry's sample stride·q alone, without padding: they end where the
-    entry ends, whatever its size."""
-    found = {program.entry: (Axis(),) * program.rank}
+def padded_maps(program: Program, axis: int) -> set[str]:
+    """The maps between that some step pads with zeros along an axis."""
+    return {
+        step.inputs[0] for step in program.steps
+        if isinstance(step.op, Conv) and step.op.rank and step.inputs[0] != program.entry and max(step.op.padding[axis]) > 0
+    }
+
+
+def aligned_maps(program: Program, axis: int) -> set[str]:
+    """The maps whose sample q along an axis is made of the entry's sample stride·q alone, without padding: along it they
+    end where the entry ends, whatever its size."""
+    spans, found = Spans(program).of, {program.entry}
     for step in program.steps:
-        parts = [found[n] for n in step.inputs if n in found]
-        if len(parts) < len(step.inputs) or isinstance(step.op, Flat) or any(p != parts[0] for p in parts[1:]):
-            continue
-        axes = _forward(step.op, parts[0])
-        padded = isinstance(step.op, Conv) and any(lo or hi for lo, hi in step.op.padding)
-        if axes is not None and not padded and all(a.taps == 1 and a.start == 0 for a in axes):
-            found[step.output] = axes
+        taps = spans[step.output]
+        padded = isinstance(step.op, Conv) and step.op.rank and any(step.op.padding[axis])
+        if taps is not None and not padded and found.issuperset(step.inputs) and (taps[axis].taps, taps[axis].start) == (1, 0):
+            found.add(step.output)
     return found

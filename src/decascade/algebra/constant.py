@@ -6,12 +6,15 @@ so that its zero padding stands for the value that the first layer answers with 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from decascade.algebra.axis import Axis, join_axis
-from decascade.algebra.border import Border, single_tap_maps
-from decascade.algebra.compose import Float64
+from decascade.algebra.axis import Axis, compose_axis, join_axis
+from decascade.algebra.border import Border
+from decascade.algebra.compose import Float64, response_to_constant
 from decascade.algebra.conv import Conv
+from decascade.algebra.frame import Frame, all_seen, ones_frame
 from decascade.algebra.parallel import add, embed
 from decascade.algebra.program import backward
 
@@ -26,29 +29,41 @@ def bias_map(border: Border) -> Float64:
     return out
 
 
-def ones_kernel(border: Border) -> Conv | None:
-    """The bias as a layer on the map that is one on the entry and zero beyond: weight (O, 1, *K), bias (O,) the part
-    that does not depend on the position.  None where some padded map does not end where the entry ends.
+@dataclass(frozen=True, eq=False)
+class Ones:
+    """A bias as a layer (O, 1, *K) on a map of ones, with the part (O,) that does not depend on the position.
+
+    `frame`: how far per axis (before, after) the ones reach beyond the entry; beyond them come zeros.
+    """
+
+    layer: Conv
+    frame: Frame
+
+
+def ones_kernel(border: Border) -> Ones | None:
+    """The bias of a bias-only border by a channel of ones that ends where the biased maps end.
+
+    None where no bias is cut, or where no one frame ends where every such map ends.
     """
     program = border.program
-    aligned = single_tap_maps(program)
-    kernel, bias = None, np.zeros(program.channels[program.exit])
+    frame = ones_frame(border)
+    if frame is None:
+        return None
+    parts, bias = list[Conv](), np.zeros(program.channels[program.exit])
     for step, operator in backward(program, {}):
         if step is None or not isinstance(step.op, Conv) or not step.op.has_bias:
             continue
-        if operator is None:
-            bias += step.op.bias64
+        if operator is None or all_seen(border, step.output):
+            bias += step.op.bias64 if operator is None else response_to_constant(operator, step.op.bias64)
             continue
-        answer = _constant_response(operator, step.op.bias64)
-        if step.output in aligned:
-            axes = aligned[step.output]
-            part = _on_entry(answer, axes)
-            kernel = part if kernel is None else add(kernel, part)
-        elif _never_cut(border, step.output):
-            bias += answer.weight.reshape(bias.size, -1).sum(axis=1)
-        else:
+        part = _on_entry(_constant_response(operator, step.op.bias64), border, step.output, frame)
+        if part is None:
             return None
-    return None if kernel is None else Conv(kernel.weight, bias, kernel.stride, kernel.dilation, kernel.padding)
+        parts.append(part)
+    if not parts:
+        return None
+    kernel = add(*parts)
+    return Ones(Conv(kernel.weight, bias, kernel.stride, kernel.dilation, kernel.padding), frame)
 
 
 def _constant_response(layer: Conv, values: Float64) -> Conv:
@@ -59,35 +74,36 @@ def _constant_response(layer: Conv, values: Float64) -> Conv:
     return Conv(weight, None, layer.stride, layer.dilation, layer.padding)
 
 
-def _on_entry(layer: Conv, axes: tuple[Axis, ...]) -> Conv:
-    """A layer on a map whose sample q is the entry's sample stride·q, as a layer on the entry."""
-    stride = [s * a.stride for s, a in zip(layer.stride, axes, strict=True)]
-    dilation = [d * a.stride if k > 1 else 1 for d, a, k in zip(layer.dilation, axes, layer.kernel, strict=True)]
-    padding = [(lo * a.stride, hi * a.stride) for (lo, hi), a in zip(layer.padding, axes, strict=True)]
-    return Conv(layer.weight, None, stride, dilation, padding)
+def _on_entry(layer: Conv, border: Border, name: str, frame: Frame) -> Conv | None:
+    """A layer on a map of ones as a layer on the entry's ones, which begin and end with it.
 
-
-def _never_cut(border: Border, name: str) -> bool:
-    """Whether every output sees all taps of a map that the unbounded kernel has, and of every map behind it.
-
-    It is not enough that all outputs see the same taps: on a small map there can be one that every output misses.
+    Along an axis on which every output sees all its taps they are summed, at a tap of the entry that every output sees;
+    None where there is no such tap.
     """
-    behind = {name}
-    for step in border.program.steps:
-        if behind.intersection(step.inputs):
-            if border.unknown and isinstance(step.op, Conv) and any(lo > 0 or hi > 0 for lo, hi in step.op.padding):
-                return False
-            behind.add(step.output)
-    return border.unknown or all(_whole(border, n) for n in behind)
+    weight, axes = layer.weight, list[Axis]()
+    for a, (taps, (before, _)) in enumerate(zip(layer.axes, frame, strict=True)):
+        stride = border.program.reach[border.program.entry][a].stride
+        if not all_seen(border, name, a):
+            axes.append(compose_axis(taps, Axis(1, stride // taps.stride, 1, -before)))
+            continue
+        at = _tap_seen_by_all(border, a, frame)
+        if at is None:
+            return None
+        weight = weight.sum(axis=2 + a, keepdims=True)
+        axes.append(Axis(1, stride, 1, at))
+    return Conv(weight, None, [x.stride for x in axes], [x.step for x in axes], [(-x.start, 0) for x in axes])
 
 
-def _whole(border: Border, name: str) -> bool:
-    """Whether no class misses a tap of a map."""
-    taps = border.program.reach[name]
-    return all(
-        c.windows.get(name) in (None, (axis.start, axis.start + axis.reach))
-        for axis, classes in zip(taps, border.axes, strict=False) for c in classes or ()
-    )
+def _tap_seen_by_all(border: Border, axis: int, frame: Frame) -> int | None:
+    """A tap of the composed kernel that meets the ones at every output."""
+    program = border.program
+    taps, (before, after) = program.reach[program.entry][axis], frame[axis]
+    size, positions = program.size[program.entry][axis], (program.size[program.exit] or (1,) * program.rank)[axis]
+    if size is None or positions is None:  # the last window ends at most at the padding
+        last = taps.start + taps.reach - border.whole.padding[axis][1]
+    else:
+        last = size + after - 1 - taps.stride * (positions - 1)
+    return next((t for t in range(taps.start, taps.start + taps.reach + 1, taps.step) if -before <= t <= last), None)
 
 
 def with_ones(kernel: Conv, ones: Conv) -> Conv:

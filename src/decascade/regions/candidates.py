@@ -28,6 +28,10 @@ FORMS: dict[Kind, tuple[str, ...]] = {
 }
 
 
+ON_ENTRY = ("frame", "ones_channel", "padding_value")
+"""Roles of new tensors that are as large as the entry, not as the exit."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What merging aims at.
@@ -182,7 +186,7 @@ def _sized_like(tensors: dict[str, Tensor], sized: Graph, segment: Segment) -> d
     """New tensors with unknown sizes take those of the exit or the entry, whichever they follow by rank."""
     out = dict[str, Tensor]()
     for name, tensor in tensors.items():
-        like = sized.shape(segment.entry if name.split("/")[-2] in ("ones_channel", "padding_value") else segment.exit) or ()
+        like = sized.shape(segment.entry if name.split("/")[-2] in ON_ENTRY else segment.exit) or ()
         shape = tensor.shape or ()
         known = tuple(n if isinstance(n, int) or len(like) != len(shape) else m for n, m in zip(shape, like, strict=False))
         out[name] = Tensor(name, known if len(known) == len(shape) else shape, tensor.dtype)

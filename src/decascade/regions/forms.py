@@ -18,6 +18,7 @@ import numpy as np
 
 from decascade.algebra.axis import Axis
 from decascade.algebra.conv import Conv
+from decascade.algebra.frame import Frame
 from decascade.algebra.program import Scale
 from decascade.ir.graph import Dim, Graph, Node, Shape, Tensor
 from decascade.ir.ops import Add, Affine, BiasMap, Concat, Dense, Flatten, Identity, Op, Pad, Slice
@@ -92,10 +93,13 @@ def _to_vector(kernel: Conv, builder: Builder) -> None:
     builder.add(Flatten(), [point], (), last=True)
 
 
-def _convolve(kernel: Conv, builder: Builder, source: str, role: str = "", last: bool = False) -> str:
-    """The kernel over the whole exit, padded so that its size comes out right."""
+def _convolve(kernel: Conv, builder: Builder, source: str, role: str = "", last: bool = False, frame: Frame = ()) -> str:
+    """The kernel over the whole exit, padded so that its size comes out right; `frame`: what the source is padded by."""
     shape = (builder.batch, kernel.out_channels, *builder.exit_shape[2:])
     kernel = _padded(kernel, builder)
+    if any(map(any, frame)):
+        padding = [(lo - before, hi - after) for (lo, hi), (before, after) in zip(kernel.padding, frame, strict=True)]
+        kernel = Conv(kernel.weight, kernel.bias, kernel.stride, kernel.dilation, padding, kernel.groups)
     if _is_scale(kernel):
         return builder.add(Affine(kernel.weight.reshape(-1), kernel.bias64), [source], shape, role, last)
     return builder.add(kernel, [source], shape, role, last)
@@ -130,26 +134,38 @@ def _after(axis: Axis, before: int, size: int, positions: int) -> int:
 
 
 def _shift(kernels: Kernels, builder: Builder) -> bool:
-    found = kernels.shift()
-    if found is None:
+    frame = kernels.frame()
+    found = None if frame is None else kernels.shift()
+    if frame is None or found is None:
         return False
     value, kernel = found
-    shape = builder.graph.shape(builder.entry) or ()
-    shifted = builder.add(Affine(np.ones(value.size), value), [builder.entry], shape, "/padding_value")
-    _convolve(kernel, builder, shifted, last=True)
+    source, shape = _framed(builder, frame)
+    shifted = builder.add(Affine(np.ones(value.size), value), [source], shape, "/padding_value")
+    _convolve(kernel, builder, shifted, last=True, frame=frame)
     return True
 
 
 def _ones(kernels: Kernels, builder: Builder) -> bool:
-    kernel = kernels.ones()
-    if kernel is None:
+    frame = kernels.frame()
+    kernel = None if frame is None else kernels.ones()
+    if frame is None or kernel is None:
         return False
-    stated = builder.graph.shape(builder.entry) or ()
+    source, stated = _framed(builder, frame)
     shape = (*stated[:1], kernel.in_channels, *stated[2:])
     pads = ((0, 0),) * kernel.rank
-    wide = builder.add(Pad(pads, 1.0, (0, 1)), [builder.entry], shape, "/ones_channel")
-    _convolve(kernel, builder, wide, last=True)
+    wide = builder.add(Pad(pads, 1.0, (0, 1)), [source], shape, "/ones_channel")
+    _convolve(kernel, builder, wide, last=True, frame=frame)
     return True
+
+
+def _framed(builder: Builder, frame: Frame) -> tuple[str, tuple[Dim, ...]]:
+    """The entry within a frame of zeros, and its shape."""
+    stated = builder.graph.shape(builder.entry) or ()
+    if not any(map(any, frame)):
+        return builder.entry, stated
+    sizes = (n + sum(more) if isinstance(n, int) else n for n, more in zip(stated[2:], frame, strict=True))
+    shape = (*stated[:2], *sizes)
+    return builder.add(Pad(frame), [builder.entry], shape, "/frame"), shape
 
 
 def _map(kernels: Kernels, builder: Builder) -> bool:

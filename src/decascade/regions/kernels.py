@@ -13,8 +13,9 @@ import numpy as np
 from decascade.algebra.axis import Axis
 from decascade.algebra.border import AxisClass, Border
 from decascade.algebra.compose import Float64, regroup
-from decascade.algebra.constant import bias_map, ones_kernel, padding_value, with_ones
+from decascade.algebra.constant import Ones, bias_map, ones_kernel, padding_value, with_ones
 from decascade.algebra.conv import Conv
+from decascade.algebra.frame import Frame, ones_frame
 from decascade.algebra.parallel import add, negate
 from decascade.algebra.program import Window, crop, pull_back, taps_within
 
@@ -29,6 +30,7 @@ class Kernels(Protocol):
     def whole(self) -> Conv: ...
     def tile(self, index: tuple[int, ...]) -> Conv: ...
     def strip(self, index: tuple[int | None, ...]) -> Conv: ...
+    def frame(self) -> Frame | None: ...
     def shift(self) -> tuple[Float64, Conv] | None: ...
     def ones(self) -> Conv | None: ...
     def map(self) -> tuple[Conv, Float64]: ...
@@ -51,8 +53,11 @@ class Composed:
         return self.border.whole
 
     @cached_property
-    def _ones(self) -> Conv | None:
+    def _ones(self) -> Ones | None:
         return ones_kernel(self.border)
+
+    def frame(self) -> Frame | None:
+        return None if self._ones is None else self._ones.frame
 
     def tile(self, index: tuple[int, ...]) -> Conv:
         return self.border.visible(self.border.kernel(index), index)
@@ -86,14 +91,14 @@ class Composed:
     @cached_property
     def _shift(self) -> tuple[Float64, Conv] | None:
         ones = self._ones
-        value = None if ones is None else padding_value(self._whole, ones)
+        value = None if ones is None else padding_value(self._whole, ones.layer)
         if ones is None or value is None:
             return None
         kernel = self._whole
-        return value, Conv(kernel.weight, ones.bias, kernel.stride, kernel.dilation, kernel.padding, kernel.groups)
+        return value, Conv(kernel.weight, ones.layer.bias, kernel.stride, kernel.dilation, kernel.padding, kernel.groups)
 
     def ones(self) -> Conv | None:
-        return None if self._ones is None else with_ones(self._whole, self._ones)
+        return None if self._ones is None else with_ones(self._whole, self._ones.layer)
 
     def map(self) -> tuple[Conv, Float64]:
         kernel = self._whole
@@ -137,6 +142,13 @@ class Sketched:
 
     def strip(self, index: tuple[int | None, ...]) -> Conv:
         return self._conv(self._within(outside_of(self.border, index)), bias=corrects_bias(self.border, index))
+
+    @cached_property
+    def _frame(self) -> Frame | None:
+        return ones_frame(self.border)
+
+    def frame(self) -> Frame | None:
+        return self._frame
 
     def shift(self) -> tuple[Float64, Conv] | None:
         channels = self.border.program.channels[self.border.program.entry]
