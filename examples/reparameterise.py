@@ -169,7 +169,7 @@ def save(folder: Path, found: dict[str, Any]) -> None:
     (folder / "reparameterise.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     lines = [HEADER, ("---",) * len(HEADER), *(cells(row) for row in found["networks"])]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    words = (f"Fashion-MNIST, {found['epochs']} epochs; latencies (eager, torch.compile, onnxruntime) of one picture on one thread.  Merging changed "
+    words = (f"Fashion-MNIST, {found['epochs']} epochs; compiled is torch.compile; one picture, one thread.  Merging changed "
              f"{found['changed_predictions']} of {found['test_pictures']} predictions; the largest difference of a logit is "
              f"{found['largest_logit_difference']:.1e}.")
     text = f"# reparameterise\n\nWritten by `examples/reparameterise.py --save`.\n\n{table}\n\n{words}\n"
