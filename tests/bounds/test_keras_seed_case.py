@@ -27,7 +27,9 @@ def test_within_the_range_it_becomes_one_convolution_and_a_relu(model):
     result = dc.merge(model, input_range=(0, 1))
     assert [(c.decision, c.tier, c.border) for c in result.report.cascades] == [("merged", "proven", "ring")]
     assert (result.report.layers.before, result.report.layers.after) == (2, 1)
-    assert any("the result is equal to the model only for" in note for note in result.report.notes)
+    assert result.report.validity is not None
+    assert len(result.report.validity.proven) == 1
+    assert result.report.validity.box == {result.model.inputs[0].name: {"lo": 0.0, "hi": 1.0}}
     x = np.random.default_rng(0).random((4, 14, 14, 2), np.float32)
     assert np.abs(np.asarray(model(x)) - np.asarray(result.model(x))).max() < 1e-5
     assert np.abs(np.asarray(model(-x)) - np.asarray(result.model(-x))).max() > 1e-2
@@ -37,4 +39,8 @@ def test_beyond_it_both_layers_stay_and_a_witness_says_why(model):
     result = dc.merge(model, input_range=(-1, 1))
     assert result.report.layers.after == 2
     assert not any(c.decision == "merged" for c in result.report.cascades)
-    assert any("is not linear on the box (12 witnessed): channel 0 takes -" in note for note in result.report.notes)
+    assert result.report.validity is None
+    first, second = result.report.certificates[0]["activations"]
+    assert [(len(a["witnesses"]), a["channels"]) for a in (first, second)] == [(12, {"witnessed": 12}), (3, {"witnessed": 3})]
+    for witness in (*first["witnesses"], *second["witnesses"]):
+        assert min(witness["values"]) < 0 < max(witness["values"])

@@ -2,63 +2,157 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from decascade.api.common import InputRange, Progress
-from decascade.bounds import Box, Certificate
+import numpy as np
+from numpy.typing import NDArray
+
+from decascade.api.common import InputRange, Progress, check_seed, choice
+from decascade.bounds import Box, Certificate, prove
+from decascade.bounds.observe import observe
+from decascade.checking.data import load_data
 from decascade.checking.models import Subject
-from decascade.checking.ranges import box_of, ranges
-from decascade.checking.samples import DEFAULT, Ranges
+from decascade.checking.ranges import box_of, check_inside, ranges
+from decascade.checking.samples import DEFAULT, Batch, Ranges, from_data
+from decascade.checking.seals import Seal, digest, from_text
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph
+from decascade.regions.linearise import Claim
 from decascade.regions.merge import Cascade, Options, merge_graph
-from decascade.regions.proven import merge_on_box
+from decascade.regions.proven import merge_with
+from decascade.report.facts import ValidityFacts
+
+Tier = Literal["exact", "proven", "observed"]
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """The tier that is asked for, by what it rests on: nothing, or an input range, for which there are `prove_seconds`."""
+    """The tier that is asked for and what it rests on: nothing; an input range, for which there are `prove_seconds`; data.
 
+    `tier` None: proven where there is a range, else exact.
+    """
+
+    tier: Tier | None = None
     input_range: InputRange | None = None
+    data: object = None
     prove_seconds: float = 20.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.prove_seconds > 0:
             raise UsageError(f"prove_seconds = {self.prove_seconds:g}: give a number of seconds above 0")
-        if self.seed < 0:
-            raise UsageError(f"seed = {self.seed}: give a whole number from 0 on")
+        check_seed(self.seed)
+        choice("tier", self.wanted, ("exact", "proven", "observed"))
+        if self.wanted == "proven" and self.input_range is None:
+            raise UsageError("tier proven needs an input range: proofs are over the inputs in it (--input-range LO HI)")
+        if self.wanted == "observed" and self.data is None:
+            raise UsageError("tier observed needs data, which activations are watched on (--data D.npz)")
+
+    @property
+    def wanted(self) -> Tier:
+        return self.tier or ("exact" if self.input_range is None else "proven")
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """`graph`: the result.  `reference`: what it is equal to on every input.  `limits`: what to draw inputs from."""
+    """`graph`: the result.  `reference`: what it is equal to on every input.  `limits`: what to draw inputs from; `batches`:
+    the data, if there are some.  `claims`: what the equality with the model rests on."""
 
     graph: Graph
     reference: Graph
     cascades: tuple[Cascade, ...]
     limits: Ranges = DEFAULT
     box: Box | None = None
+    batches: tuple[Batch, ...] = ()
+    claims: tuple[Claim, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def observed(self) -> bool:
+        """Whether something rests on the data alone."""
+        return any(c.tier == "observed" for c in self.claims)
+
+    def seal(self, subject: Subject) -> Seal:
+        """The certificate for the model's metadata."""
+        source = subject.document.source
+        box = self.box.facts() if self.box is not None else {}
+        return Seal(source.name if source is not None else "", digest(source), box, self.claims,
+                    sum(map(_count, self.batches)) if self.observed else 0)
+
+    @property
+    def validity(self) -> ValidityFacts | None:
+        """Where alone the result is equal to the model; None for everywhere."""
+        if not self.claims:
+            return None
+        names = {t: tuple(dict.fromkeys(c.node for c in self.claims if c.tier == t)) for t in ("proven", "observed")}
+        samples = sum(map(_count, self.batches)) if self.observed else 0
+        box = self.box.facts() if self.box is not None else {}
+        return ValidityFacts("observed" if self.observed else "proven", box, names["proven"], names["observed"], samples,
+                             3 / samples if samples else None)
 
 
 def find(subject: Subject, options: Options, asked: Asked, progress: Progress | None) -> Found:
     """Every cascade of the model and what becomes of it.
 
     Raises:
-        UsageError: a range that does not fit the model.
+        UsageError: a range or data that do not fit the model, or data outside the range.
     """
-    graph = subject.graph
-    if asked.input_range is None:
-        return Found(*_exact(graph, options, progress))
-    box = box_of(subject, asked.input_range)
-    limits = ranges(box)
-    proven = merge_on_box(graph, box, options, asked.prove_seconds, progress=progress, seed=asked.seed)
-    certificates = (proven.certificate,) if proven.certificate is not None else ()
-    return Found(proven.graph, proven.reference, proven.cascades, limits, box, certificates)
+    graph, notes = subject.graph, _earlier(subject)
+    box = None if asked.input_range is None else box_of(subject, asked.input_range)
+    limits = DEFAULT if box is None else ranges(box)
+    data = () if asked.data is None else tuple(samples_of(subject, asked.data))
+    if box is not None and data:
+        check_inside(list(data), box)
+    if asked.wanted == "exact":
+        merged, cascades = merge_graph(graph, options, progress)
+        return Found(merged, graph, cascades, limits, box, data, notes=notes)
+    seconds, seed = asked.prove_seconds, asked.seed
+    proofs = None if box is None else prove(graph, box, seconds, _joined(data), progress, seed, thorough=False)
+    sights = observe(graph, data, progress) if asked.wanted == "observed" else None
+    found = merge_with(graph, proofs, options, progress, sights)
+    certificates = tuple(c for c in (proofs, sights) if c is not None)
+    told = tuple(note for c in certificates for note in c.notes)
+    return Found(found.graph, found.reference, found.cascades, limits, box, data, found.claims, certificates, (*notes, *told))
 
 
-def _exact(graph: Graph, options: Options, progress: Progress | None) -> tuple[Graph, Graph, tuple[Cascade, ...]]:
-    merged, cascades = merge_graph(graph, options, progress)
-    return merged, graph, cascades
+def samples_of(subject: Subject, data: object) -> list[Batch]:
+    """The user's data in the graph's layout, in batches.
+
+    Raises:
+        UsageError: data that cannot be read, or do not fit the model.
+    """
+    arrays = {name: subject.from_native(name, array) for name, array in load_data(data, subject.graph.inputs).items()}
+    return from_data(subject.graph, arrays)
+
+
+def seals_of(subject: Subject) -> tuple[Seal, ...]:
+    """The certificates that a model carries.
+
+    Raises:
+        FormatError: its metadata is damaged.
+    """
+    document = subject.document
+    name = str(document.source) if document.source is not None else f"the {subject.format.name} model"
+    return from_text(subject.format.annotation(document), name)
+
+
+def _earlier(subject: Subject) -> tuple[str, ...]:
+    """What is to be said of a model that is itself valid only somewhere."""
+    from decascade.report.validity import box_text
+
+    return tuple(
+        f"the model was itself made of {s.model or 'a live model'} and equals that only for "
+        f"{box_text(s.box) if s.box else 'inputs like its data'}" for s in seals_of(subject)
+    )
+
+
+def _count(batch: Batch) -> int:
+    return max(len(x) for x in batch.values())
+
+
+def _joined(batches: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]] | None:
+    """All samples in one array per input."""
+    return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]} if batches else None

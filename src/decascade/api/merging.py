@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from decascade.api.common import Border, InputRange, InputShape, Policy, Progress, merge_options, read_model
-from decascade.api.finding import Asked, Found, find
+from decascade.api.finding import Asked, Found, Tier, find, seals_of
 from decascade.api.places import check_output
 from decascade.api.reporting import cascade_facts, make_report
 from decascade.checking.cascades import check_replacement
 from decascade.checking.models import Subject, compare
-from decascade.checking.plan import plan, work
+from decascade.checking.plan import Plan, plan, with_data, work
+from decascade.checking.seals import to_text
 from decascade.cost import Target
 from decascade.errors import VerificationError
 from decascade.formats.base import Format
@@ -53,11 +54,16 @@ class MergeResult:
 
 def merge(
     model: object, *, target: str | Target = "macs", policy: Policy = "profitable", border: Border = "exact",
-    max_growth: float = 16.0, input_range: InputRange | None = None, input_shape: InputShape | None = None,
-    prove_seconds: float = 20.0, verify: bool = True, seed: int = 0, progress: Progress | None = None,
+    max_growth: float = 16.0, tier: Tier | None = None, input_range: InputRange | None = None, data: object = None,
+    input_shape: InputShape | None = None, prove_seconds: float = 20.0, verify: bool = True, seed: int = 0,
+    progress: Progress | None = None,
 ) -> MergeResult:
     """Replace every cascade by the cheapest layers that compute the same, borders included: on every input, or, given an
     `input_range`, on every input within it (tier "proven": activations that are proved linear there are merged through).
+
+    `tier` "observed" also merges through activations that were linear on all samples of `data` (as for `verify`), without
+    any proof; the result is verified on the data, and the report says how far it is off elsewhere.  "exact": no proofs,
+    whatever range is given.  Data given with a range must lie in it, and help to find what is not linear.
 
     `policy` "always" takes the fewest layers whatever they cost, within `max_growth` times the stored parameters.
     `border` "refuse" leaves alone what would need its border corrected.  `input_range`: see `InputRange`; the
@@ -70,20 +76,23 @@ def merge(
         VerificationError: the result is not the same function; a bug in decascade, and no result is given.
     """
     start = perf_counter()
-    options, asked = merge_options(target, policy, border, max_growth), Asked(input_range, prove_seconds, seed)
+    options, asked = merge_options(target, policy, border, max_growth), Asked(tier, input_range, data, prove_seconds, seed)
     subject = Subject(*read_model(model, input_shape))
     form, document = subject.format, subject.document
     found = find(subject, options, asked, progress)
     native = form.write(document, found.graph)
-    errors, verification = [None] * len(found.cascades), None
+    if found.claims:
+        native = form.annotated(native, to_text([*seals_of(subject), found.seal(subject)]))
+    errors, verification, outside = [None] * len(found.cascades), None, None
     if verify:
         try:
             errors = _check_cascades(found, seed, 1 if work(subject) > LARGE else 4)
-            verification = _check_model(subject, native, found, seed, progress)
+            verification, outside = _check_model(subject, native, found, seed, progress)
         except VerificationError as error:
             raise VerificationError(f"{error}; nothing was written") from error
     facts = tuple(cascade_facts(c, options.target.unit, e) for c, e in zip(found.cascades, errors, strict=True))
     report = make_report("merge", subject, found, options.target, facts, verification, start)
+    report = replace(report, outside=outside)
     return MergeResult(native, report, form, document.source)
 
 
@@ -100,10 +109,16 @@ def _check_cascades(found: Found, seed: int, samples: int) -> list[ErrorFacts | 
 
 def _check_model(
     subject: Subject, native: object, found: Found, seed: int, progress: Progress | None
-) -> VerificationFacts:
-    rng = np.random.default_rng(seed)
-    chosen = plan(subject, found.limits, rng, found.graph.nodes != subject.graph.nodes)
-    facts = compare(subject, Subject(subject.format, subject.format.read(native)), chosen, rng, progress)
+) -> tuple[VerificationFacts, VerificationFacts | None]:
+    """The comparison that must hold: on random inputs, or, of what rests on data, on those; then also the one on random
+    inputs, which need not."""
+    rng, merged = np.random.default_rng(seed), Subject(subject.format, subject.format.read(native))
+
+    def compared(chosen: Plan) -> VerificationFacts:
+        return compare(subject, merged, chosen, rng, progress)
+
+    random = plan(subject, found.limits, rng, found.graph.nodes != subject.graph.nodes)
+    facts = compared(with_data(subject, list(found.batches)) if found.observed else random)
     if not facts.same:
         raise VerificationError(f"the merged model is {facts.complaint} (please report this)")
-    return facts
+    return facts, compared(random) if found.observed else None

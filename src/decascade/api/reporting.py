@@ -37,7 +37,7 @@ def cost_facts(before: Cost, after: Cost | None, unit: str) -> CostFacts:
 
 
 def make_report(
-    action: Literal["inspect", "merge"], subject: Subject, found: Found, target: Target,
+    action: Literal["inspect", "merge", "compress"], subject: Subject, found: Found, target: Target,
     cascades: tuple[CascadeFacts, ...], verification: VerificationFacts | None, start: float,
 ) -> Report:
     """The report of one command, which began when the performance counter said `start`."""

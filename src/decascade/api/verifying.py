@@ -1,21 +1,48 @@
-"""verify: are two models the same function."""
+"""verify: are two models the same function; recheck: does a certificate hold."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from decascade.api.common import InputRange, InputShape, Progress, check_seed, read_model
-from decascade.checking.data import load_data
+from decascade.api.finding import samples_of, seals_of
+from decascade.bounds import Box
 from decascade.checking.models import Subject, compare
 from decascade.checking.plan import plan, with_data
-from decascade.checking.ranges import box_of, ranges
-from decascade.checking.samples import DEFAULT, from_data
-from decascade.report.facts import VerificationFacts
+from decascade.checking.proofs import Effort, recheck
+from decascade.checking.ranges import box_of, check_inside, ranges
+from decascade.checking.samples import DEFAULT
+from decascade.checking.seals import Seal, derived, digest, intersection
+from decascade.errors import UsageError
+from decascade.regions.linearise import Claim
+from decascade.report.facts import ProofFacts, VerificationFacts
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """Two models, and the certificates by which one is derived from the other: `base` is what these are about."""
+
+    first: Subject
+    second: Subject
+    seals: tuple[Seal, ...]
+    base: Subject | None
+
+    @staticmethod
+    def of(first: Subject, second: Subject) -> _Pair:
+        mine, other = derived(seals_of(first), seals_of(second))
+        base = first if not mine else second if not other else None
+        return _Pair(first, second, (*mine, *other), base)
 
 
 def verify(
-    a: object, b: object, *, data: object = None, input_range: InputRange | None = None,
-    input_shape: InputShape | None = None, seed: int = 0, progress: Progress | None = None,
+    a: object, b: object = None, *, data: object = None, input_range: InputRange | None = None,
+    input_shape: InputShape | None = None, prove_seconds: float = 60.0, seed: int = 0, progress: Progress | None = None,
 ) -> VerificationFacts:
     """Whether two models, of whatever formats, are the same function up to rounding; the worst error and where.
 
@@ -23,17 +50,126 @@ def verify(
     the layout of `a`; without it random inputs from `input_range` (default −1 to 1), its corners and single pixels.
     `input_shape`: as for `inspect`.
 
+    Where one of the models carries a certificate of being equal to the other within a range, that range is the default, and
+    what the certificate claims is proved again from nothing, within `prove_seconds` (`proofs` of the result).  Then `b` may be
+    left out if the model that `a` was made of lies beside it.
+
     Raises:
         FormatError: a model that cannot be read.
         UsageError: inputs or outputs that do not correspond, data that does not fit.
         VerificationError: `b` does not run on an input that `a` runs on.
     """
     check_seed(seed)
-    first, second = Subject(*read_model(a, input_shape)), Subject(*read_model(b, input_shape))
-    rng = np.random.default_rng(seed)
-    if data is None:
-        chosen = plan(first, DEFAULT if input_range is None else ranges(box_of(first, input_range)), rng)
-    else:
-        arrays = {name: first.from_native(name, array) for name, array in load_data(data, first.graph.inputs).items()}
-        chosen = with_data(first, from_data(first.graph, arrays))
-    return compare(first, second, chosen, rng, progress)
+    _check_seconds(prove_seconds)
+    first = Subject(*read_model(a, input_shape))
+    first, second = (_origin(first), first) if b is None else (first, Subject(*read_model(b, input_shape)))
+    pair, rng = _Pair.of(first, second), np.random.default_rng(seed)
+    box = None if input_range is None else box_of(first, input_range)
+    if box is None:
+        box = intersection(first.graph, pair.seals)
+    batches = None if data is None else samples_of(first, data)
+    if box is not None and batches is not None:
+        check_inside(batches, box)
+    limits = DEFAULT if box is None else ranges(box)
+    chosen = plan(first, limits, rng) if batches is None else with_data(first, batches)
+    facts = compare(first, second, chosen, rng, progress)
+    if not pair.seals:
+        return facts
+    effort = Effort(prove_seconds, seed, progress)
+    return replace(facts, proofs=_proofs(pair, box, effort, batches))
+
+
+def recheck_certificate(
+    model: object, certificate: str | Path | Mapping[str, Any], *, data: object = None, input_range: InputRange | None = None,
+    input_shape: InputShape | None = None, prove_seconds: float = 60.0, seed: int = 0, progress: Progress | None = None,
+) -> ProofFacts:
+    """Whether what a report claims of the activations of a model is so: everything is proved again from nothing.
+
+    `certificate`: the JSON report of an `inspect` or `merge` with an input range, or its dictionary.  `input_range`: another
+    range than the report's own.  `data`: samples on which observed claims are looked at again.
+
+    Raises:
+        FormatError: a model that cannot be read.
+        UsageError: a report that holds no certificate, or one that does not fit the model.
+    """
+    check_seed(seed)
+    _check_seconds(prove_seconds)
+    subject = Subject(*read_model(model, input_shape))
+    claims, box = _claims(certificate, subject)
+    if input_range is not None:
+        box = box_of(subject, input_range)
+    batches = None if data is None else samples_of(subject, data)
+    return recheck(subject.graph, claims, box, Effort(prove_seconds, seed, progress), batches)
+
+
+def _check_seconds(seconds: float) -> None:
+    if not seconds > 0:
+        raise UsageError(f"prove_seconds = {seconds:g}: give a number of seconds above 0")
+
+
+def _origin(merged: Subject) -> Subject:
+    """The model that another one was made of, by its certificate, if it lies beside it unchanged."""
+    seals, source = seals_of(merged), merged.document.source
+    if not seals or source is None:
+        raise UsageError("one model alone can only be checked where it is a file that carries a certificate: give two models, "
+                         "or --certificate with a report")
+    seal = seals[-1]
+    place = source.parent / Path(seal.model).name if seal.model else None
+    if place is None or not place.is_file() or digest(place) != seal.digest:
+        what = f"{seal.model} (SHA-256 {seal.digest[:12]}…)" if seal.model else "a live model"
+        raise UsageError(f"{source} was made of {what}, which does not lie beside it: give that model too")
+    return Subject(*read_model(place))
+
+
+def _proofs(pair: _Pair, box: Box | None, effort: Effort, batches: list[Any] | None) -> ProofFacts:
+    seals, base = pair.seals, pair.base
+    if base is None:
+        note = "both models carry certificates of their own, about other models: nothing was proved again"
+        return ProofFacts(True, {}, (), 0, 0.0, (note,))
+    found = recheck(base.graph, seals[0].claims, box, effort, batches)
+    notes = list(found.notes)
+    if seals[0].digest and base.document.source is not None and digest(base.document.source) != seals[0].digest:
+        name = base.document.source.name
+        if not any(node.name == claim.node for node in base.graph.nodes for claim in seals[0].claims):
+            note = f"{name} is not the file that the certificate names and has none of its activations: nothing was proved"
+            return ProofFacts(True, {}, (), 0, 0.0, (note,))
+        notes.append(f"{name} is not the file that the certificate names; its claims were looked at there all the same")
+    notes += [f"the certificate about {s.model or 'a live model'}, made in between, was not looked at" for s in seals[1:]]
+    return replace(found, notes=tuple(notes))
+
+
+def _claims(certificate: str | Path | Mapping[str, Any], subject: Subject) -> tuple[list[Claim], Box | None]:
+    """Everything that a report says is settled, and over which box."""
+    report = certificate if isinstance(certificate, Mapping) else _loaded(Path(certificate))
+    try:
+        tables = cast("list[dict[str, Any]]", report["certificates"])
+        claims = [_claim(table["tier"], row) for table in tables for row in table["activations"]]
+        given = next((table["box"] for table in tables if table["box"]), None)
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        words = f"the report holds no certificate ({reason}): give one of inspect or merge with an input range"
+        raise UsageError(words) from None
+    claims = [c for c in claims if c.channels]
+    if not claims:
+        raise UsageError("the report claims nothing of any activation: nothing is proved in it")
+    return claims, None if given is None else Box.of(subject.graph, given)
+
+
+def _loaded(path: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"report {path} does not exist: check the name") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"report {path} cannot be read: {' '.join(str(error).split())[:120]}") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"report {path} is no JSON report of decascade")
+    return cast("dict[str, Any]", found)
+
+
+def _claim(tier: str, row: Mapping[str, Any]) -> Claim:
+    settled = [c for c, status in enumerate(row["status"]) if status in ("proven", "observed")]
+    return Claim(
+        str(row["node"]), tuple(map(str, row["layers"])), str(row["kind"]), "observed" if tier == "observed" else "proven",
+        tuple(map(str, row["regimes"])), tuple(settled), tuple(int(row["regime"][c]) for c in settled),
+    )

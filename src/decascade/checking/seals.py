@@ -60,6 +60,14 @@ class Seal:
         return 3 / self.samples if self.samples else None
 
 
+def derived(a: Sequence[Seal], b: Sequence[Seal]) -> tuple[tuple[Seal, ...], tuple[Seal, ...]]:
+    """The certificates that each of two models has beyond those that they share from the first on."""
+    shared = 0
+    while shared < min(len(a), len(b)) and a[shared] == b[shared]:
+        shared += 1
+    return tuple(a[shared:]), tuple(b[shared:])
+
+
 def digest(path: Path | None) -> str:
     """SHA-256 of a file; "" for none."""
     return "" if path is None else sha256(path.read_bytes()).hexdigest()
@@ -81,11 +89,11 @@ def from_text(text: str, what: str) -> tuple[Seal, ...]:
     try:
         found = json.loads(text)
         if found["schema"] != SCHEMA:
-            raise FormatError(f"{what}: its certificate is of schema {found['schema']}, this decascade reads {SCHEMA}: update it")
+            raise FormatError(f"{what}: its certificate is of schema {found['schema']}, not {SCHEMA}: update decascade")
         return tuple(_seal(entry) for entry in found["certificates"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
-        words = " ".join(str(error).split())[:100]
-        raise FormatError(f"{what}: its certificate is damaged ({type(error).__name__}: {words}): merge the model again") from None
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        raise FormatError(f"{what}: its certificate is damaged ({words}): merge the model again") from None
 
 
 def intersection(graph: Graph, seals: Sequence[Seal], box: Box | None = None) -> Box | None:
@@ -94,7 +102,7 @@ def intersection(graph: Graph, seals: Sequence[Seal], box: Box | None = None) ->
     Raises:
         UsageError: nowhere.
     """
-    boxes = [*([] if box is None else [box]), *(Box.of(graph, s.box) for s in seals if s.box)]
+    boxes = [*([] if box is None else [box]), *(Box.of(graph, _named(graph, s.box)) for s in seals if s.box)]
     if not boxes:
         return None
     lo = {n: np.maximum.reduce(np.broadcast_arrays(*(b.intervals[n].lo for b in boxes))) for n in graph.inputs}
@@ -103,6 +111,12 @@ def intersection(graph: Graph, seals: Sequence[Seal], box: Box | None = None) ->
         if np.any(lo[name] > hi[name]):
             raise UsageError(f"the ranges for input {name} do not meet: the models are equal for none of them")
     return Box.of(graph, {n: (lo[n], hi[n]) for n in graph.inputs})
+
+
+def _named(graph: Graph, box: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The box under the names of the graph's inputs: as they are, else by order."""
+    alike = set(box) == set(graph.inputs) or len(box) != len(graph.inputs)
+    return box if alike else dict(zip(graph.inputs, box.values(), strict=True))
 
 
 def _plain(seal: Seal) -> dict[str, Any]:

@@ -17,7 +17,10 @@ from decascade.cli.options import (
     Range,
     RangeFile,
     ReportPath,
+    Samples,
     Target,
+    Tier,
+    chosen_range,
 )
 from decascade.cli.show import progress_bar, show
 
@@ -25,7 +28,8 @@ from decascade.cli.show import progress_bar, show
 @app.command()
 def inspect(
     model: ModelPath, target: Target = "macs", policy: Policy = "profitable", max_growth: Growth = 16.0,
-    border: Border = "exact", input_range: Range = None, input_range_file: RangeFile = None, prove_seconds: ProveSeconds = 20.0,
+    border: Border = "exact", tier: Tier = None, input_range: Range = None, input_range_file: RangeFile = None,
+    data: Samples = None, prove_seconds: ProveSeconds = 20.0,
     report: ReportPath = None, force: Force = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """List every cascade: its layers, what merge would do with it, at what cost, and why not.
@@ -47,7 +51,8 @@ def inspect(
         api.check_report(report, [Path(model)], force)
     with progress_bar(quiet) as progress:
         found = api.inspect(
-            model, target=target, policy=policy, border=border, max_growth=max_growth, progress=progress,  # type: ignore[arg-type]
+            model, target=target, policy=policy, border=border, max_growth=max_growth, tier=tier,  # type: ignore[arg-type]
+            input_range=chosen_range(input_range, input_range_file), data=data, prove_seconds=prove_seconds, progress=progress,
         )
     if report is not None:
         write_all([Item(report, found.to_json)])

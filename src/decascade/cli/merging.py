@@ -18,8 +18,10 @@ from decascade.cli.options import (
     Range,
     RangeFile,
     ReportPath,
+    Samples,
     Seed,
     Target,
+    Tier,
     chosen_range,
 )
 from decascade.cli.show import progress_bar, show
@@ -30,9 +32,9 @@ def merge(
     model: ModelPath,
     output: Output,
     target: Target = "macs", policy: Policy = "profitable", max_growth: Growth = 16.0, border: Border = "exact",
-    input_range: Range = None, input_range_file: RangeFile = None, prove_seconds: ProveSeconds = 20.0,
-    report: ReportPath = None, seed: Seed = 0, force: Force = False, quiet: Quiet = False,
-    debug: Debug = False,
+    tier: Tier = None, input_range: Range = None, input_range_file: RangeFile = None,
+    data: Samples = None, prove_seconds: ProveSeconds = 20.0,
+    report: ReportPath = None, seed: Seed = 0, force: Force = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Replace cascades by the cheapest layers that compute the same; verify the result; write it.
 
@@ -53,8 +55,9 @@ def merge(
     api.check_output(format_of(model), output, Path(model), force, report)
     with progress_bar(quiet) as progress:
         result = api.merge(
-            model, target=target, policy=policy, border=border, max_growth=max_growth,  # type: ignore[arg-type]
-            input_range=chosen_range(input_range, input_range_file), prove_seconds=prove_seconds, seed=seed, progress=progress,
+            model, target=target, policy=policy, border=border, max_growth=max_growth, tier=tier,  # type: ignore[arg-type]
+            input_range=chosen_range(input_range, input_range_file), data=data, prove_seconds=prove_seconds, seed=seed,
+            progress=progress,
         )
         result.save(output, force=force, report=report)
     show(result.report, quiet)

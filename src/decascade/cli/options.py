@@ -39,6 +39,18 @@ RangeFile = Annotated[
         " (for several inputs NAME.lo and NAME.hi).",
     ),
 ]
+Tier = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIER", show_default=False,
+        help="exact; proven (the default with an input range): through activations that are proved linear on it; observed: also"
+        " through those that were linear on all samples of --data, which proves nothing.",
+    ),
+]
+Samples = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="D.npz", help="Samples of the model's inputs: .npz with x, or .npy.", show_default=False),
+]
 ProveSeconds = Annotated[float, typer.Option(metavar="S", help="Time for the proofs over the input range.")]
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="OUT", help="Where the merged model goes.", show_default=False)

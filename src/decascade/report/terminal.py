@@ -42,7 +42,7 @@ def render(report: Report) -> RenderableType:
         parts += [Text("\nLeft alone", style="bold yellow"), _cascades(left)]
     parts += [Text("\nThe model", style="bold"), _totals(report)]
     parts += [render_activations(c) for c in report.certificates if c["activations"]]
-    if report.validity is not None:
+    if report.certificates:
         parts += [Text(""), render_validity(report.validity, planned)]
     if report.verification is not None:
         parts.append(render_verification(report.verification))

@@ -22,15 +22,17 @@ SIGNS = {"linear": ("█", "green"), "constant": ("░", "cyan"), "mixed": ("▒
 """In the order of a bar."""
 
 
-def render_validity(facts: ValidityFacts, planned: bool) -> RenderableType:
+def render_validity(facts: ValidityFacts | None, planned: bool) -> RenderableType:
     """Where the result holds, in a sentence or two."""
+    if facts is None:
+        return Text(f"Nothing {'would be' if planned else 'was'} merged by proof: valid for every input.")
     valid = "Would be valid only for " if planned else "Valid only for "
     lines = [Text.assemble((valid, "bold"), box_text(facts.box) if facts.box else "inputs like the data", ":")]
     if facts.proven:
-        lines.append(Text(f"  proved to stay linear there: {_names(facts.proven)}"))
+        lines.append(Text(f"  it rests on what is proved there of {_names(facts.proven)}"))
     if facts.observed:
         rate = "" if facts.bound is None else f"; 95 % sure that at most {facts.bound:.2g} of such inputs break any one of them"
-        lines.append(Text(f"  not proved, only observed on {facts.samples} samples: {_names(facts.observed)}{rate}"))
+        lines.append(Text(f"  and on what {facts.samples} samples show, unproved, of {_names(facts.observed)}{rate}"))
     return Group(*lines)
 
 
@@ -61,6 +63,8 @@ def render_activations(certificate: Mapping[str, Any]) -> RenderableType:
 def render_proofs(facts: ProofFacts) -> RenderableType:
     """A certificate that was checked again."""
     verdict, style = ("holds", "bold green") if facts.held else ("does NOT hold", "bold red")
+    if not any(row.looked_at for row in facts.rows):
+        verdict, style = "nothing was looked at", "bold yellow"
     over = f" for {box_text(facts.box)}" if facts.box else ""
     head = Text.assemble(("Certificate checked again: ", "bold"), (verdict, style), f"{over} ({facts.seconds:.1f} s)")
     table = Table.grid(padding=(0, 2, 0, 0))
