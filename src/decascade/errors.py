@@ -41,3 +41,9 @@ class VerificationError(DecascadeError):
     """The merged model is not the same function within the promised tolerance; nothing was written."""
 
     exit_code = 3
+
+
+class Interrupted(DecascadeError):
+    """The user stopped a long command; says how it can go on."""
+
+    exit_code = 130

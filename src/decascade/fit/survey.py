@@ -17,7 +17,7 @@ from decascade.fit.moments import collect
 from decascade.fit.sensitivity import sensitivities
 from decascade.ir.graph import Graph
 from decascade.search.choice import Choice, Plan
-from decascade.search.plan import Option, choose
+from decascade.search.plan import Option, choose, largest_saving
 
 Progress = Callable[[str, float], None]
 KEEP = 8
@@ -48,16 +48,25 @@ class Survey:
     sensitivities: tuple[float, ...]
     span: int
 
+    @property
+    def most(self) -> float:
+        """The largest speedup that any plan has."""
+        saved = largest_saving(self._options())
+        return self.before / max(self.target.graph_cost(self.graph).value - saved, 1e-30)
+
+    def _options(self) -> list[Option]:
+        return [
+            Option(frozenset(f.candidate.student.site.segment.nodes), f.candidate.saving, sensitivity)
+            for f, sensitivity in zip(self.fitted, self.sensitivities, strict=True)
+        ]
+
     def plan(self, budget: float) -> Plan:
         """The least sensitive choice whose cost is within the budget, in the target's unit.
 
         Raises:
             UsageError: nothing is that cheap.
         """
-        options = [
-            Option(frozenset(f.candidate.student.site.segment.nodes), f.candidate.saving, sensitivity)
-            for f, sensitivity in zip(self.fitted, self.sensitivities, strict=True)
-        ]
+        options = self._options()
         cost = self.target.graph_cost(self.graph).value
         chosen = choose(options, cost, budget, self.target.unit)
         after = cost - sum(options[i].saving for i in chosen)

@@ -40,7 +40,7 @@ def choose(options: Sequence[Option], cost: float, budget: float, unit: str) -> 
     """
     if budget >= cost:
         return ()
-    least = cost - _most(options)
+    least = cost - largest_saving(options)
     if least > budget:
         raise UsageError(
             f"budget {budget:,.0f} {unit} is out of reach: the cheapest plan costs {least:,.0f} of {cost:,.0f}"
@@ -49,7 +49,7 @@ def choose(options: Sequence[Option], cost: float, budget: float, unit: str) -> 
     return _solve(options, np.array([o.sensitivity for o in options]), cost - budget)
 
 
-def _most(options: Sequence[Option]) -> float:
+def largest_saving(options: Sequence[Option]) -> float:
     """The largest saving that options can have together."""
     if not options:
         return 0.0

@@ -1,0 +1,174 @@
+"""One attempt of compress: a plan, the student it makes, its recovery; and the search over several of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from decascade.api.common import InputShape, Progress, read_model
+from decascade.api.runs import RunFolder
+from decascade.checking.models import Subject
+from decascade.cost import Target, target_named
+from decascade.errors import UsageError
+from decascade.fit.data import Dataset, Scaling, load_dataset
+from decascade.fit.divergence import outputs_of
+from decascade.fit.pipeline import Closeness, Work, closeness, exact_tier
+from decascade.fit.survey import check_additive
+from decascade.ir.graph import Graph
+from decascade.report.parts import Curve
+from decascade.search.budget import largest_speedup
+from decascade.search.choice import Plan
+
+SPAN = 4
+"""Layers of the longest segment that one student may replace."""
+FIT = 2048
+"""Samples that fits and sensitivities are computed on."""
+HELD_OUT = 2000
+"""Samples that results are judged by; at most a fifth of all."""
+ROUNDS = 4
+"""Attempts of the search for the largest speedup within a drop."""
+MOST = 8.0
+"""The largest speedup that is searched."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is asked of a compressed model: one of a speedup, a budget in the target's unit, a largest drop in points, a
+    plan."""
+
+    speedup: float | None = None
+    budget: float | None = None
+    max_drop: float | None = None
+    plan: Plan | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if len(given) != 1:
+            told = " and ".join(name.replace("_", "-") for name in given) + " are given" if given else "none is given"
+            raise UsageError(f"give one of speedup, budget, max-drop and plan: {told}")
+        if self.speedup is not None and not self.speedup >= 1:
+            raise UsageError(f"speedup = {self.speedup:g}: give how many times cheaper, from 1 on")
+        if self.budget is not None and not self.budget > 0:
+            raise UsageError(f"budget = {self.budget:g}: give a cost above 0 in the target's unit")
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise UsageError(f"max-drop = {self.max_drop:g}: give points of accuracy, from 0 to 100")
+
+    def asked(self) -> dict[str, Any]:
+        """What a run folder remembers."""
+        plan = None if self.plan is None else self.plan.to_json()
+        return {"speedup": self.speedup, "budget": self.budget, "max_drop": self.max_drop, "plan": plan}
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A model, its data and what is to be done with them, read and checked."""
+
+    subject: Subject
+    work: Work
+    train: Dataset
+    held: Dataset
+    notes: tuple[str, ...] = ()
+
+    def closeness(self, student: Graph) -> Closeness:
+        """How close a student is on the held-out samples."""
+        labels = self.held.targets(np.arange(self.held.count))
+        return closeness(self.work.exact, student, self.held, self.work.outputs, labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """What came of a plan: the student, how close it is at each stage, and how training went."""
+
+    plan: Plan
+    graph: Graph
+    stages: Mapping[str, Closeness]
+    history: Any = None
+    curves: tuple[Curve, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def closeness(self) -> Closeness:
+        """At the end."""
+        return list(self.stages.values())[-1]
+
+
+def begin(
+    model: object, data: object, *, target: str | Target, loss: str, span: int, scaling: Scaling | None,
+    input_shape: InputShape | None, seed: int, cache: Path | None = None,
+) -> Job:
+    """Read a model and data for it; run the exact tier.
+
+    Raises:
+        FormatError: a model that cannot be read.
+        UsageError: an option out of its domain, or data that does not fit.
+    """
+    if seed < 0:
+        raise UsageError(f"seed = {seed}: give a whole number from 0 on")
+    if span < 1:
+        raise UsageError(f"span = {span}: give how many layers a student may replace, from 1 on")
+    found = target_named(target) if isinstance(target, str) else target
+    check_additive(found)
+    subject = Subject(*read_model(model, input_shape))
+    given = load_dataset(data, subject.graph, subject.from_native, scaling=scaling, cache=cache, least=16, seed=seed)
+    train, held = given.split(min(HELD_OUT, max(given.count // 5, 1)), seed)
+    outputs = outputs_of(subject.graph, loss, given.labels is not None)
+    work = Work(subject.graph, exact_tier(subject.graph, found), found, train.first(FIT), outputs, span, seed)
+    return Job(subject, work, train, held, given.notes)
+
+
+def planned(work: Work, goal: Goal, folder: RunFolder, progress: Progress) -> Plan:
+    """The plan for a speedup or a budget: the one in the run's folder, else a new one."""
+    known = folder.plan()
+    if known is not None:
+        return known
+    budget = work.before / goal.speedup if goal.speedup is not None else goal.budget
+    assert budget is not None  # a largest drop is searched for
+    made = work.survey(progress).plan(budget)
+    folder.keep(made)
+    return made
+
+
+def attempt(job: Job, plan: Plan, folder: RunFolder, distilled: bool, end: float | None, progress: Progress) -> Attempt:
+    """Carry a plan out.  `end`: when it has to be over, on the performance counter."""
+    student = job.work.student(plan, progress)
+    stages = {"fitted": job.closeness(student)}
+    if not distilled or not plan.choices:
+        return Attempt(plan, student, stages)
+    raise NotImplementedError
+
+
+def searched(
+    job: Job, max_drop: float, folder: RunFolder, distilled: bool, end: float | None, progress: Progress,
+) -> Attempt:
+    """The cheapest student found that loses at most `max_drop` points on the held-out samples.
+
+    Raises:
+        UsageError: the data has no labels, or the output is not of classes.
+    """
+    if job.held.labels is None:
+        raise UsageError("max-drop is measured on labels: give data with y, or a speedup instead")
+    survey = job.work.survey(progress)
+
+    def try_one(speedup: float) -> Attempt:
+        inside = folder.inside(f"attempt-{speedup:.4f}")
+        plan = inside.plan()
+        if plan is None:
+            plan = survey.plan(job.work.before / speedup)
+            inside.keep(plan)
+        share = None if end is None else perf_counter() + (end - perf_counter()) / ROUNDS
+        return attempt(job, plan, inside, distilled, share, progress)
+
+    found = largest_speedup(try_one, lambda a: (a.closeness.drop or 0.0) <= max_drop, min(survey.most, MOST), ROUNDS)
+    if found is None:
+        exact = Plan(job.work.target.name, job.work.target.unit, job.work.before, job.work.before, (), job.work.span)
+        return attempt(job, exact, RunFolder(), False, None, progress)
+    return found[1]
+
+
+def silent(stage: str, share: float) -> None:
+    """Progress that nobody watches."""

@@ -1,0 +1,70 @@
+"""The report of compress: one row per student, beside those of the exact tier; the plan, the front, the curves of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from decascade.cost import Cost
+from decascade.fit.pipeline import Closeness, Work
+from decascade.ir.graph import Graph
+from decascade.regions.merge import Cascade
+from decascade.report.facts import Measure
+from decascade.report.parts import StudentFacts
+from decascade.search.choice import Choice, Plan
+
+
+def student_rows(work: Work, plan: Plan, exact: Sequence[Cascade], student: Graph, distilled: bool) -> list[Cascade]:
+    """The students of a plan as rows of a report; `exact` are the rows of the exact tier that ran before."""
+    return [_row(work, choice, exact, student, distilled) for choice in plan.choices]
+
+
+def _row(work: Work, choice: Choice, exact: Sequence[Cascade], student: Graph, distilled: bool) -> Cascade:
+    removed = _originals(work, choice, exact)
+    names = {node.name: node for node in work.original.nodes}
+    layers = tuple(dict.fromkeys(layer for name in removed for layer in names[name].origin or (name,)))
+    label = f"{choice.nodes[-1]}_student"
+    added = tuple(n.name for n in student.nodes if n.name.rstrip("'") == label or n.name.startswith((f"{label}/", f"{label}'")))
+    reason = (
+        f"{choice.student}: {choice.error:.1%} of the variance unexplained by the fit, sensitivity {choice.sensitivity:.2g}"
+    )
+    tier = "distilled" if distilled else "fitted"
+    before, after = Cost(choice.before), Cost(choice.cost)
+    return Cascade(layers, "merged", tier, reason, "", before, after, choice.entry, choice.exit, removed, added)
+
+
+def _originals(work: Work, choice: Choice, exact: Sequence[Cascade]) -> tuple[str, ...]:
+    """The nodes of the model as it was read that a segment of the exact graph stands for."""
+    known = {node.name for node in work.original.nodes}
+    found = list[str]()
+    for name in choice.nodes:
+        found += [name] if name in known else [old for row in exact if name in row.added for old in row.removed]
+    return tuple(dict.fromkeys(found))
+
+
+def student_facts(plan: Plan, rows: Sequence[Cascade]) -> tuple[StudentFacts, ...]:
+    return tuple(
+        StudentFacts(row.layers, c.student, True, c.before, c.cost, c.error, c.sensitivity)
+        for c, row in zip(plan.choices, rows, strict=True)
+    )
+
+
+def measures(stages: Mapping[str, Closeness], unit: str) -> tuple[Measure, ...]:
+    """Agreement, divergence and accuracy on held-out samples; `stages`: "fitted", and "distilled" where it was."""
+    found = list[Measure]()
+    for stage, close in stages.items():
+        note = f"{close.samples} held-out samples, {stage}"
+        found.append(Measure(stage, "divergence", unit, None, close.divergence, note=note))
+        if close.agreement is not None:
+            found.append(Measure(stage, "agreement", "%", None, 100 * close.agreement, "higher", note))
+        if close.accuracy is not None and close.original_accuracy is not None:
+            changed = f"; {close.changed[0]} became right, {close.changed[1]} wrong"
+            accuracies = 100 * close.original_accuracy, 100 * close.accuracy
+            found.append(Measure(stage, "accuracy", "%", *accuracies, "higher", note + changed))
+    return tuple(found)
+
+
+def without(rows: Sequence[Cascade], students: Sequence[Cascade]) -> list[Cascade]:
+    """The exact tier's rows but for those whose result a student replaced."""
+    gone = {name for row in students for name in row.removed}
+    return [row for row in rows if not gone.intersection(row.removed)] + [replace(row) for row in students]

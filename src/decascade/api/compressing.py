@@ -1,0 +1,133 @@
+"""compress and its stages: a plan of students under a budget, their fit, their recovery by distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from decascade.api.attempts import SPAN, Attempt, Goal, Job, attempt, begin, planned, searched, silent
+from decascade.api.common import InputShape, Progress
+from decascade.api.compress_report import measures, student_facts, student_rows, without
+from decascade.api.finding import Found
+from decascade.api.merging import MergeResult
+from decascade.api.reporting import cascade_facts, make_report
+from decascade.api.runs import RunFolder
+from decascade.checking.models import Subject, compare
+from decascade.checking.plan import with_data
+from decascade.checking.samples import from_data
+from decascade.cost import Target
+from decascade.errors import UsageError, VerificationError
+from decascade.fit.data import Scaling
+from decascade.regions.merge import Options, merge_graph
+from decascade.report.facts import Report
+from decascade.report.parts import CompressionFacts
+from decascade.search.choice import Plan
+
+CHECKED = 8
+"""Held-out samples on which the written model is compared with the student."""
+
+
+@dataclass(eq=False)
+class CompressResult(MergeResult):
+    """`model`: the compressed native model, which can be trained on.  `plan`: the students that were put in.  `loss`: the
+    distillation loss of two batches of outputs, original's and student's, should you train on."""
+
+    plan: Plan = field(kw_only=True)
+    attempt: Attempt = field(kw_only=True, repr=False)
+    run: RunFolder = field(kw_only=True, repr=False)
+
+    def done(self) -> None:
+        """The result is saved: what the run folder holds is not needed any more."""
+        self.run.remove()
+
+
+def plan(
+    model: object, data: object, *, speedup: float | None = None, budget: float | None = None, target: str | Target = "macs",
+    loss: str = "auto", span: int = SPAN, scaling: Scaling | None = None, input_shape: InputShape | None = None, seed: int = 0,
+    progress: Progress | None = None,
+) -> Plan:
+    """Which segments to replace by which students so that the model costs `budget` (or is `speedup` times cheaper) and its
+    outputs move least.  Nothing is trained.  The plan can be saved (`to_json`) and given to `compress`.
+
+    Raises:
+        FormatError: a model that cannot be read.
+        UsageError: an option out of its domain, data that does not fit, or a budget out of reach.
+    """
+    goal = Goal(speedup, budget)
+    job = begin(model, data, target=target, loss=loss, span=span, scaling=scaling, input_shape=input_shape, seed=seed)
+    return planned(job.work, goal, RunFolder(), progress or silent)
+
+
+def compress(
+    model: object, data: object, *, speedup: float | None = None, budget: float | None = None, max_drop: float | None = None,
+    plan: Plan | str | Path | None = None, target: str | Target = "macs", loss: str = "auto", span: int = SPAN,
+    scaling: Scaling | None = None, time_limit: float | None = None, distilled: bool = True, run: str | Path | None = None,
+    remember: Mapping[str, str] | None = None, input_shape: InputShape | None = None, verify: bool = True, seed: int = 0,
+    progress: Progress | None = None,
+) -> CompressResult:
+    """A cheaper model whose outputs stay as close to the original's as the budget allows, from unlabelled data.
+
+    Give one of `speedup` (times cheaper in the target's unit), `budget` (in that unit), `max_drop` (points of accuracy on
+    held-out samples; needs labels), `plan` (of an earlier call).  `data`: see `fit.data.load_dataset`; `scaling`: what is
+    done to it before the model sees it.  `time_limit`: seconds for everything.  `distilled` False stops after the closed-form
+    fits.  `run`: a folder that holds what is needed to go on after an interruption; a call with the same arguments goes on
+    there (`remember`: files to put there besides, by name).  The given model is never changed.
+
+    Raises:
+        FormatError: a model that cannot be read.
+        UsageError: an option out of its domain, data that does not fit, a budget out of reach, a run folder of another run.
+        VerificationError: the model as written is not the student that was trained; a bug in decascade.
+    """
+    start, told = perf_counter(), progress or silent
+    given = Plan.load(Path(plan)) if isinstance(plan, str | Path) else plan
+    goal = Goal(speedup, budget, max_drop, given)
+    if time_limit is not None and not time_limit > 0:
+        raise UsageError(f"time_limit = {time_limit:g}: give a number of seconds above 0")
+    folder = RunFolder.open(run, {**goal.asked(), "target": str(target), "loss": loss, "span": span, "seed": seed}, remember)
+    job = begin(model, data, target=target, loss=loss, span=span, scaling=scaling, input_shape=input_shape, seed=seed,
+                cache=folder.cache)
+    end = None if time_limit is None else start + time_limit
+    if goal.max_drop is not None:
+        done = searched(job, goal.max_drop, folder, distilled, end, told)
+    else:
+        chosen = given or planned(job.work, goal, folder, told)
+        done = attempt(job, chosen, folder, distilled, end, told)
+    return _result(job, done, folder, verify, start, told)
+
+
+def _result(job: Job, done: Attempt, run: RunFolder, verify: bool, start: float, progress: Progress) -> CompressResult:
+    subject, work = job.subject, job.work
+    native = subject.format.write(subject.document, done.graph)
+    if verify:
+        _check(job, done, native, progress)
+    exact = merge_graph(work.original, Options(work.target))[1]
+    rows = student_rows(work, done.plan, exact, done.graph, done.history is not None)
+    cascades = tuple(without(exact, rows))
+    found = Found(done.graph, work.original, cascades, notes=(*job.notes, *done.notes))
+    facts = tuple(cascade_facts(row, work.target.unit, None) for row in cascades)
+    report = make_report("compress", subject, found, work.target, facts, None, start)
+    report = _with_compression(report, job, done, student_facts(done.plan, rows))
+    return CompressResult(native, report, subject.format, subject.document.source, plan=done.plan, attempt=done, run=run)
+
+
+def _with_compression(report: Report, job: Job, done: Attempt, students: Any) -> Report:
+    unit = " + ".join(dict.fromkeys("nats" if o.kind == "kl" else "share of variance" for o in job.work.outputs))
+    compression = CompressionFacts(students, training=done.curves, samples=job.train.count)
+    return replace(report, compression=compression, measures=measures(done.stages, unit))
+
+
+def _check(job: Job, done: Attempt, native: Any, progress: Progress) -> None:
+    """That the native model is the student that was trained: both read as graphs and run on held-out samples."""
+    subject, rng = job.subject, np.random.default_rng(job.work.seed)
+    student = Subject(subject.format, replace(subject.document, graph=done.graph, native=native))
+    places = np.arange(min(CHECKED, job.held.count))
+    arrays = {name: np.asarray(tensor) for name, tensor in job.held.tensors(places).items()}
+    chosen = with_data(student, from_data(done.graph, arrays))
+    facts = compare(student, Subject(subject.format, subject.format.read(native)), chosen, rng, progress)
+    if not facts.same:
+        raise VerificationError(f"the written model is {facts.complaint} (please report this); nothing was written")

@@ -1,0 +1,125 @@
+"""decascade compress."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from decascade.cli.app import app
+from decascade.cli.options import MODEL, Debug, Force, Quiet, ReportPath
+from decascade.cli.quantities import numbers, seconds, value
+from decascade.cli.show import progress_bar, show
+from decascade.errors import Interrupted, UsageError
+
+COMMAND = "command.json"
+
+
+@app.command()
+def compress(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL, show_default=False)] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="OUT", help="Where the result goes.", show_default=False)
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="D.npz", show_default=False,
+                     help="Samples: .npz with x (and y), .npy, a folder of images; may be repeated."),
+    ] = None,
+    speedup: Annotated[float | None, typer.Option(help="Times cheaper in the target's unit.", show_default=False)] = None,
+    budget: Annotated[float | None, typer.Option(help="Cost in the target's unit.", show_default=False)] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Points of accuracy that may be lost; needs labels.", show_default=False)
+    ] = None,
+    plan: Annotated[Path | None, typer.Option(metavar="PLAN.json", help="A plan made earlier.", show_default=False)] = None,
+    target: Annotated[str, typer.Option(metavar="NAME", help="What cost is: macs.")] = "macs",
+    time_limit: Annotated[
+        str | None, typer.Option(metavar="20m", help="Time for everything: 90s, 20m, 1.5h.", show_default=False)
+    ] = None,
+    scale: Annotated[str, typer.Option(help="What data is multiplied with before the model sees it: 1/255.")] = "1",
+    mean: Annotated[str, typer.Option(help="What is then subtracted: a number, or one per channel: 0.485,0.456,0.406.")] = "0",
+    std: Annotated[str, typer.Option(help="What it is then divided by.")] = "1",
+    loss: Annotated[str, typer.Option(help="How outputs are compared: kl (classes), mse (numbers), auto.")] = "auto",
+    span: Annotated[int, typer.Option(help="Most layers that one student may replace.")] = 4,
+    distil: Annotated[bool, typer.Option("--distil/--no-distil", help="Train the result against the original.")] = True,
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the run is kept until done (default OUT.run).", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Go on with an interrupted run; needs nothing else.", show_default=False)
+    ] = None,
+    report: ReportPath = None,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    force: Force = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:
+    """Replace segments, activations included, by cheaper students, and train the result against the original.
+
+    Needs samples of the model's inputs, no labels. Segments are fitted in closed form, chosen under the budget by how far
+    they move the model's output, and recovered by distillation. OUT is of the same format as MODEL.
+
+    Examples:
+
+        decascade compress model.h5 -o small.h5 --data images.npz --speedup 1.5 --time-limit 20m
+
+        decascade compress model.onnx -o small.onnx --data photos/ --scale 1/255 --speedup 2
+
+        decascade compress model.keras -o small.keras --data labelled.npz --max-drop 0.5
+
+        decascade compress --resume small.keras.run
+    """
+    asked: dict[str, Any] = {
+        "model": model, "output": output, "data": data, "speedup": speedup, "budget": budget, "max_drop": max_drop,
+        "plan": plan, "target": target, "time_limit": time_limit, "scale": scale, "mean": mean, "std": std, "loss": loss,
+        "span": span, "distil": distil, "report": report, "seed": seed, "force": force,
+    }
+    if resume is not None:
+        if model is not None:
+            raise UsageError(f"--resume {resume} knows its model and its options: leave {model} out")
+        asked, run = _remembered(resume), resume
+    _carry_out(asked, run, quiet)
+
+
+def _carry_out(asked: dict[str, Any], run: Path | None, quiet: bool) -> None:
+    from decascade import api
+    from decascade.fit.data import Scaling
+    from decascade.formats.registry import format_of
+
+    for name, option in (("model", "MODEL"), ("output", "--output"), ("data", "--data")):
+        if not asked[name]:
+            raise UsageError(f"{option} is missing: decascade compress MODEL -o OUT --data D.npz --speedup 1.5")
+    output, report = Path(asked["output"]), None if asked["report"] is None else Path(asked["report"])
+    api.check_output(format_of(asked["model"]), output, Path(asked["model"]), asked["force"], report)
+    folder = Path(f"{output}.run") if run is None else run
+    scaling = Scaling(value(asked["scale"], "--scale"), numbers(asked["mean"], "--mean"), numbers(asked["std"], "--std"))
+    try:
+        with progress_bar(quiet) as progress:
+            result = api.compress(
+                asked["model"], [Path(p) for p in asked["data"]], speedup=asked["speedup"], budget=asked["budget"],
+                max_drop=asked["max_drop"], plan=asked["plan"], target=asked["target"], loss=asked["loss"], span=asked["span"],
+                scaling=None if scaling.idle else scaling, time_limit=seconds(asked["time_limit"], "--time-limit"),
+                distilled=asked["distil"], run=folder, remember={COMMAND: _text(asked)}, seed=asked["seed"], progress=progress,
+            )
+            result.save(output, force=asked["force"], report=report)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; nothing was written; go on with: decascade compress --resume {folder}") from None
+    result.done()
+    show(result.report, quiet)
+
+
+def _text(asked: dict[str, Any]) -> str:
+    """The options as JSON, paths absolute, so that the run can go on from anywhere."""
+    def plain(item: object) -> object:
+        return str(item.absolute()) if isinstance(item, Path) else item
+
+    found = {name: plain(item) for name, item in asked.items()}
+    found |= {"model": plain(Path(asked["model"])), "data": [plain(Path(path)) for path in asked["data"]]}
+    return json.dumps(found, indent=1)
+
+
+def _remembered(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / COMMAND).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UsageError(f"--resume {folder}: there is no run there that could go on ({COMMAND} is missing)") from None
