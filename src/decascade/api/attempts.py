@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,6 +16,7 @@ from decascade.checking.models import Subject
 from decascade.cost import Target, target_named
 from decascade.errors import UsageError
 from decascade.fit.data import Dataset, Scaling, load_dataset
+from decascade.fit.distill import Distilled, DistillOptions, distill
 from decascade.fit.divergence import outputs_of
 from decascade.fit.pipeline import Closeness, Work, closeness, exact_tier
 from decascade.fit.survey import check_additive
@@ -32,6 +33,8 @@ HELD_OUT = 2000
 """Samples that results are judged by; at most a fifth of all."""
 ROUNDS = 4
 """Attempts of the search for the largest speedup within a drop."""
+LAST = 10.0
+"""Seconds that are kept for what comes after training."""
 MOST = 8.0
 """The largest speedup that is searched."""
 
@@ -72,6 +75,7 @@ class Job:
     work: Work
     train: Dataset
     held: Dataset
+    options: DistillOptions
     notes: tuple[str, ...] = ()
 
     def closeness(self, student: Graph) -> Closeness:
@@ -87,7 +91,7 @@ class Attempt:
     plan: Plan
     graph: Graph
     stages: Mapping[str, Closeness]
-    history: Any = None
+    distilled: Distilled | None = None
     curves: tuple[Curve, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
@@ -99,7 +103,7 @@ class Attempt:
 
 def begin(
     model: object, data: object, *, target: str | Target, loss: str, span: int, scaling: Scaling | None,
-    input_shape: InputShape | None, seed: int, cache: Path | None = None,
+    input_shape: InputShape | None, seed: int, cache: Path | None = None, options: DistillOptions | None = None,
 ) -> Job:
     """Read a model and data for it; run the exact tier.
 
@@ -118,7 +122,7 @@ def begin(
     train, held = given.split(min(HELD_OUT, max(given.count // 5, 1)), seed)
     outputs = outputs_of(subject.graph, loss, given.labels is not None)
     work = Work(subject.graph, exact_tier(subject.graph, found), found, train.first(FIT), outputs, span, seed)
-    return Job(subject, work, train, held, given.notes)
+    return Job(subject, work, train, held, options or DistillOptions(), given.notes)
 
 
 def planned(work: Work, goal: Goal, folder: RunFolder, progress: Progress) -> Plan:
@@ -139,7 +143,23 @@ def attempt(job: Job, plan: Plan, folder: RunFolder, distilled: bool, end: float
     stages = {"fitted": job.closeness(student)}
     if not distilled or not plan.choices:
         return Attempt(plan, student, stages)
-    raise NotImplementedError
+    limit = None if end is None else max(end - perf_counter() - LAST, 1.0)
+    found = distill(
+        student, job.work.exact, job.train, replace(job.options, seed=job.work.seed), held=job.held, outputs=job.work.outputs,
+        time_limit=limit, folder=folder.training, resume=folder.training is not None, progress=progress,
+    )
+    graph = exact_tier(found.graph, job.work.target)
+    stages["distilled"] = job.closeness(graph)
+    return Attempt(plan, graph, stages, found, _curves(found), found.notes)
+
+
+def _curves(found: Distilled) -> tuple[Curve, ...]:
+    share = tuple(100 * point.share for point in found.history)
+    curves = [Curve("held-out loss", share, tuple(p.held for p in found.history), "% of the training")]
+    if all(point.agreement is not None for point in found.history):
+        agreed = tuple(100 * (point.agreement or 0.0) for point in found.history)
+        curves.append(Curve("held-out agreement", share, agreed, "% of the training", "%"))
+    return tuple(curves)
 
 
 def searched(

@@ -23,6 +23,7 @@ from decascade.checking.samples import from_data
 from decascade.cost import Target
 from decascade.errors import UsageError, VerificationError
 from decascade.fit.data import Scaling
+from decascade.fit.distill import Distilled, DistillOptions
 from decascade.regions.merge import Options, merge_graph
 from decascade.report.facts import Report
 from decascade.report.parts import CompressionFacts
@@ -34,12 +35,16 @@ CHECKED = 8
 
 @dataclass(eq=False)
 class CompressResult(MergeResult):
-    """`model`: the compressed native model, which can be trained on.  `plan`: the students that were put in.  `loss`: the
-    distillation loss of two batches of outputs, original's and student's, should you train on."""
+    """`model`: the compressed native model.  `plan`: the students that were put in.  `distilled`: the student as a torch module
+    that can be trained on, with its loss (see `fit.distill.Distilled`); None where nothing was trained."""
 
     plan: Plan = field(kw_only=True)
     attempt: Attempt = field(kw_only=True, repr=False)
     run: RunFolder = field(kw_only=True, repr=False)
+
+    @property
+    def distilled(self) -> Distilled | None:
+        return self.attempt.distilled
 
     def done(self) -> None:
         """The result is saved: what the run folder holds is not needed any more."""
@@ -66,7 +71,8 @@ def plan(
 def compress(
     model: object, data: object, *, speedup: float | None = None, budget: float | None = None, max_drop: float | None = None,
     plan: Plan | str | Path | None = None, target: str | Target = "macs", loss: str = "auto", span: int = SPAN,
-    scaling: Scaling | None = None, time_limit: float | None = None, distilled: bool = True, run: str | Path | None = None,
+    scaling: Scaling | None = None, time_limit: float | None = None, distilled: bool = True,
+    training: DistillOptions | None = None, run: str | Path | None = None,
     remember: Mapping[str, str] | None = None, input_shape: InputShape | None = None, verify: bool = True, seed: int = 0,
     progress: Progress | None = None,
 ) -> CompressResult:
@@ -75,8 +81,9 @@ def compress(
     Give one of `speedup` (times cheaper in the target's unit), `budget` (in that unit), `max_drop` (points of accuracy on
     held-out samples; needs labels), `plan` (of an earlier call).  `data`: see `fit.data.load_dataset`; `scaling`: what is
     done to it before the model sees it.  `time_limit`: seconds for everything.  `distilled` False stops after the closed-form
-    fits.  `run`: a folder that holds what is needed to go on after an interruption; a call with the same arguments goes on
-    there (`remember`: files to put there besides, by name).  The given model is never changed.
+    fits; `training`: how the student is trained, your own loss or optimiser included.  `run`: a folder that holds what is
+    needed to go on after an interruption; a call with the same arguments goes on there (`remember`: files to put there
+    besides, by name).  The given model is never changed.
 
     Raises:
         FormatError: a model that cannot be read.
@@ -90,7 +97,7 @@ def compress(
         raise UsageError(f"time_limit = {time_limit:g}: give a number of seconds above 0")
     folder = RunFolder.open(run, {**goal.asked(), "target": str(target), "loss": loss, "span": span, "seed": seed}, remember)
     job = begin(model, data, target=target, loss=loss, span=span, scaling=scaling, input_shape=input_shape, seed=seed,
-                cache=folder.cache)
+                cache=folder.cache, options=training)
     end = None if time_limit is None else start + time_limit
     if goal.max_drop is not None:
         done = searched(job, goal.max_drop, folder, distilled, end, told)
@@ -106,7 +113,7 @@ def _result(job: Job, done: Attempt, run: RunFolder, verify: bool, start: float,
     if verify:
         _check(job, done, native, progress)
     exact = merge_graph(work.original, Options(work.target))[1]
-    rows = student_rows(work, done.plan, exact, done.graph, done.history is not None)
+    rows = student_rows(work, done.plan, exact, done.graph, done.distilled is not None)
     cascades = tuple(without(exact, rows))
     found = Found(done.graph, work.original, cascades, notes=(*job.notes, *done.notes))
     facts = tuple(cascade_facts(row, work.target.unit, None) for row in cascades)
