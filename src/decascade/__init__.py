@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from decascade.algebra.factor import splits
     from decascade.algebra.parallel import add, split, stack
     from decascade.algebra.program import chain
-    from decascade.api import MergeResult, inspect, merge, verify
+    from decascade.api import MergeResult, export, inspect, merge, verify
     from decascade.errors import (
         AlgebraError,
         DecascadeError,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "decascade.api": ("MergeResult", "inspect", "merge", "verify"),
+    "decascade.api": ("MergeResult", "export", "inspect", "merge", "verify"),
     "decascade.algebra.conv": ("Conv", "ConvTranspose"),
     "decascade.algebra.compose": ("compose",),
     "decascade.algebra.parallel": ("add", "split", "stack"),
@@ -48,7 +48,7 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "AlgebraError", "Conv", "ConvTranspose", "DecascadeError", "FormatError", "MergeResult", "OutputError", "Report",
     "UnsafeModelError", "UsageError", "VerificationError", "__version__", "add", "average_pool", "batch_norm", "chain",
-    "compose", "find_border", "flatten_dense", "identity", "inspect", "merge", "split", "splits", "stability_loss", "stack",
+    "compose", "export", "find_border", "flatten_dense", "identity", "inspect", "merge", "split", "splits", "stability_loss", "stack",
     "verify",
 ]
 

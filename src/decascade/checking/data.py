@@ -21,16 +21,25 @@ def load_data(data: object, inputs: Sequence[str]) -> dict[str, NDArray[Any]]:
     Raises:
         UsageError: a file that is missing or no such file, or arrays that do not name the inputs.
     """
-    found = _file(Path(data)) if isinstance(data, str | Path) else data
-    if not isinstance(found, Mapping):
-        found = {"x": np.asarray(found)}
-    arrays = {str(k): np.asarray(v) for k, v in cast("Mapping[Any, Any]", found).items()}
+    arrays = load_arrays(data)
     if set(inputs) <= arrays.keys():
         return {name: arrays[name] for name in inputs}
     if len(inputs) == 1 and "x" in arrays:
         return {inputs[0]: arrays["x"]}
     wanted = "an array x" if len(inputs) == 1 else f"arrays {', '.join(inputs)}"
     raise UsageError(f"the data holds {', '.join(arrays) or 'nothing'}: the model needs {wanted}")
+
+
+def load_arrays(data: object) -> dict[str, NDArray[Any]]:
+    """All arrays of the data by name; a single one is `x`.
+
+    Raises:
+        UsageError: a file that is missing or no such file.
+    """
+    found = _file(Path(data)) if isinstance(data, str | Path) else data
+    if not isinstance(found, Mapping):
+        found = {"x": np.asarray(found)}
+    return {str(k): np.asarray(v) for k, v in cast("Mapping[Any, Any]", found).items()}
 
 
 def _file(path: Path) -> object:

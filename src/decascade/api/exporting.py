@@ -1,0 +1,118 @@
+"""export: the file that the device eats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from decascade import __version__
+from decascade.api.common import InputShape, Progress, check_seed, read_model
+from decascade.api.places import check_report
+from decascade.checking.data import load_arrays, load_data
+from decascade.checking.models import Subject
+from decascade.checking.samples import DEFAULT, Batch, batches, from_data
+from decascade.deploy.as_c import c_files
+from decascade.deploy.as_onnx import onnx_file
+from decascade.deploy.as_tflite import float_tflite, int8_tflite
+from decascade.deploy.fidelity import labels_of
+from decascade.deploy.made import Made, Source
+from decascade.errors import OutputError, UsageError
+from decascade.output import Item, check_place, write_all
+from decascade.report.device import ExportFacts
+
+Maker = Callable[[Source, str], Made]
+MAKERS: dict[str, Maker] = {".tflite": float_tflite, ".onnx": onnx_file, ".c": c_files}
+BESIDE = {".c": ("{}.h", "{}_test.c")}
+"""Further files that an extension brings, by stem."""
+
+
+def export(
+    model: object, output: str | Path, *, int8: bool = False, data: object = None, calibrate: int = 200,
+    equalise: bool = True, input_shape: InputShape | None = None, seed: int = 0, force: bool = False,
+    report: str | Path | None = None, progress: Progress | None = None,
+) -> ExportFacts:
+    """Write a model as a file for a device, run that file, and say how it compares.
+
+    `output`: `.tflite` (float32, or full-integer with `int8`), `.onnx`, or `.c` (with a header and a test program beside it).
+    `data`: as for `verify`; int8 takes its ranges from the first `calibrate` samples, and all of them are compared; an array
+    `y` of classes gives accuracies.  `equalise`: for int8, scale channels across layers where that brings the file closer to
+    the model.  A file of float32 is written only where it is the same function up to rounding.
+
+    Raises:
+        FormatError: a model that cannot be read.
+        UsageError: a tool is missing, no form of some operation, int8 without data.
+        OutputError: the place is taken, or of an extension that nothing is exported to.
+        VerificationError: the file is not the same function; nothing is written.
+    """
+    start, place = perf_counter(), Path(output)
+    check_seed(seed)
+    maker = _maker(place, int8, calibrate)
+    form, document = read_model(model, input_shape)
+    _check_places(place, document.source, force, None if report is None else Path(report))
+    source = _source(Subject(form, document), data, seed, calibrate, equalise, progress)
+    made = maker(source[0], place.name)
+    facts = ExportFacts(
+        model=document.source.name if document.source is not None else f"live {form.name} model", output=str(place),
+        kind=made.kind, files={name: len(content) for name, content in made.files.items()}, flash=made.flash,
+        operations=dict(made.operations), verification=made.verification, fidelity=made.fidelity, micro=made.micro,
+        chip=made.chip, equalised=made.equalised, versions={"decascade": __version__, **made.versions},
+        seconds=round(perf_counter() - start, 3), notes=(*document.notes, *source[1], *made.notes),
+    )
+    items = [Item(place.parent / name, _writer(content)) for name, content in made.files.items()]
+    if report is not None:
+        items.append(Item(Path(report), _writer(facts.to_json().encode())))
+    write_all(items)
+    return facts
+
+
+def _writer(content: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content)
+
+
+def _maker(place: Path, int8: bool, calibrate: int) -> Maker:
+    suffix = place.suffix.lower()
+    if suffix not in MAKERS:
+        raise OutputError(f"{place}: give an output name that ends in {', '.join(MAKERS)}")
+    if int8 and suffix != ".tflite":
+        raise UsageError(f"--int8 is for .tflite: {place} would be float32")
+    if calibrate < 1:
+        raise UsageError(f"calibrate = {calibrate}: give a number of samples from 1 on")
+    return int8_tflite if int8 else MAKERS[suffix]
+
+
+def _check_places(place: Path, source: Path | None, force: bool, report: Path | None) -> None:
+    sources = [] if source is None else [source]
+    beside = [place.with_name(name.format(place.stem)) for name in BESIDE.get(place.suffix.lower(), ())]
+    for path in (place, *beside):
+        check_place(path, sources, force)
+    if report is not None:
+        check_report(report, [place, *beside, *sources], force)
+
+
+def _source(
+    subject: Subject, data: object, seed: int, calibrate: int, equalise: bool, progress: Progress | None
+) -> tuple[Source, tuple[str, ...]]:
+    """What is exported, and remarks on the data."""
+    graph = subject.graph
+    if data is None:
+        found = batches(graph, 8, DEFAULT, np.random.default_rng(seed))
+        return Source(subject, _joined(found), None, False, calibrate, equalise, progress), ()
+    arrays = {name: subject.from_native(name, array) for name, array in load_data(data, graph.inputs).items()}
+    cut = from_data(graph, arrays)
+    notes = list[str]()
+    count = sum(_rows(batch) for batch in cut)
+    labels: NDArray[Any] | None = labels_of(load_arrays(data).get("y"), count, notes.append)
+    return Source(subject, cut, labels, True, calibrate, equalise, progress), tuple(notes)
+
+
+def _rows(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
+
+
+def _joined(found: list[Batch]) -> list[Batch]:
+    return [{name: np.concatenate([batch[name] for batch in found]) for name in found[0]}]

@@ -1,0 +1,111 @@
+"""Export to TFLite: float32, verified; int8, measured against the model in LiteRT and on the microcontroller interpreter."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from decascade.checking.models import Subject
+from decascade.deploy.deployed import deployed, to_file
+from decascade.deploy.fidelity import compare_outputs, micro_facts, outputs_of
+from decascade.deploy.litert import Model
+from decascade.deploy.made import Made, Source, single_batch, verified
+from decascade.deploy.tf_graph import Traced, trace_graph, trace_keras
+from decascade.deploy.tflite import Sample, to_float, to_int8
+from decascade.deploy.tools import version_of
+from decascade.errors import UsageError
+from decascade.report.device import MicroFacts
+
+TOOLS = ("tensorflow", "ai_edge_litert.interpreter")
+LAYOUT = "the file's inputs and outputs are channels-last (N, height, width, C)"
+
+
+def traced(subject: Subject, batch: int | None = 1) -> Traced:
+    """The model as a TensorFlow function: a Keras model as it is, any other through the graph."""
+    single_batch(subject.graph)
+    if subject.format.name == "keras" and _on_tensorflow():
+        from decascade.formats.keras_base import body
+
+        return trace_keras(body(subject.document.native), subject.graph.inputs, batch)
+    return trace_graph(subject.graph, batch)
+
+
+def _on_tensorflow() -> bool:
+    from importlib import import_module
+
+    keras: Any = import_module("keras")
+    return keras.backend.backend() == "tensorflow"
+
+
+def samples_of(source: Source) -> list[Sample]:
+    """The samples that int8 ranges are taken from, in the file's layout."""
+    found = list[Sample]()
+    for batch in source.batches:
+        arrays = [to_file(batch[name]) for name in source.graph.inputs]
+        found += [[array[i : i + 1] for array in arrays] for i in range(len(arrays[0]))]
+        if len(found) >= source.calibrate:
+            break
+    return found[: source.calibrate]
+
+
+def float_tflite(source: Source, name: str) -> Made:
+    """A float32 file that equals the model up to rounding.
+
+    Raises:
+        UsageError: no TFLite form.  VerificationError: it is not the same function.
+    """
+    source.told("converting", 0.0)
+    data = to_float(traced(source.subject))
+    exported = deployed(source.graph, data)
+    verification = verified(source, exported)
+    fidelity = None
+    if source.given:
+        source.told("comparing", 0.0)
+        after = outputs_of(exported, source.batches)
+        fidelity = compare_outputs(outputs_of(source.subject, source.batches), after, source.labels)
+    micro, note = _micro(source, data, tell=False)
+    return Made(
+        "tflite float32", {name: data}, len(data), _operations(data), verification, fidelity, micro,
+        tools=(*TOOLS, "tflite_micro"), notes=_notes(source, note),
+    )
+
+
+def int8_tflite(source: Source, name: str) -> Made:
+    """A full-integer file, its ranges taken from the user's samples.
+
+    Raises:
+        UsageError: no samples, or no TFLite form.
+    """
+    if not source.given:
+        raise UsageError("int8 needs samples to take the ranges of activations from: give --data D.npz")
+    source.told("converting", 0.0)
+    samples = samples_of(source)
+    data = to_int8(traced(source.subject), samples)
+    source.told("comparing", 0.3)
+    before = outputs_of(source.subject, source.batches)
+    fidelity = compare_outputs(before, outputs_of(deployed(source.graph, data, reference=True), source.batches), source.labels)
+    source.told("comparing", 0.8)
+    micro, note = _micro(source, data, tell=True)
+    calibrated = f"int8 ranges come from {len(samples)} samples"
+    return Made(
+        "tflite int8", {name: data}, len(data), _operations(data), None, fidelity, micro,
+        tools=(*TOOLS, "tflite_micro"), notes=(calibrated, *_notes(source, note)),
+    )
+
+
+def _micro(source: Source, data: bytes, tell: bool) -> tuple[MicroFacts | None, str]:
+    if not version_of("tflite_micro"):
+        return None, "tflite-micro is not installed: the arena was not measured" if tell else ""
+    try:
+        return micro_facts(source.graph, data, source.batches), ""
+    except UsageError as error:
+        return None, str(error)
+
+
+def _operations(data: bytes) -> dict[str, int]:
+    return dict(Counter(kind for kind in Model(data, reference=True).operations if kind != "DELEGATE"))
+
+
+def _notes(source: Source, *more: str) -> tuple[str, ...]:
+    maps = any(len(source.graph.shape(name) or ()) > 2 for name in (*source.graph.inputs, *source.graph.outputs))
+    return tuple(note for note in (LAYOUT if maps else "", *more) if note)
