@@ -10,16 +10,18 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from decascade.errors import UsageError
-from decascade.report.facts import SCHEMA, Report, VerificationFacts
+from decascade.report.facts import SCHEMA, ProofFacts, Report, VerificationFacts
 from decascade.report.parts import NodeFacts
+from decascade.report.validity import box_text
 
 T = TypeVar("T")
+Facts = Report | VerificationFacts | ProofFacts
 LARGEST = 1 << 28
 """Bytes of the largest file that is read as a report."""
 NUMBERS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
-def load_report(path: str | Path) -> Report | VerificationFacts:
+def load_report(path: str | Path) -> Facts:
     """The report in a JSON file that `--report` wrote.
 
     Raises:
@@ -40,8 +42,8 @@ def load_report(path: str | Path) -> Report | VerificationFacts:
         raise UsageError(f"{place} is not a report of decascade: {error}") from error
 
 
-def from_dict(found: object) -> Report | VerificationFacts:
-    """The facts whose JSON this is: of a comparison where it has `same`, else of a command.
+def from_dict(found: object) -> Facts:
+    """The facts whose JSON this is: `same` only a comparison has, `held` only a certificate that was checked again.
 
     Raises:
         UsageError: something missing, unknown or of the wrong kind; the message says where.
@@ -50,15 +52,31 @@ def from_dict(found: object) -> Report | VerificationFacts:
         raise UsageError("the outermost value is no object")
     facts = cast("dict[str, Any]", found)
     if "same" in facts:
-        return build(VerificationFacts, facts)
+        found = build(VerificationFacts, facts)
+        if found.proofs is not None:
+            _check_box(found.proofs.box, "proofs.box")
+        return found
+    if "held" in facts:
+        proofs = build(ProofFacts, facts)
+        _check_box(proofs.box, "box")
+        return proofs
     if facts.get("schema") != SCHEMA:
         raise UsageError(f"schema is {_shown(facts.get('schema'))}, this version reads {SCHEMA}")
     report = build(Report, facts)
+    if report.validity is not None:
+        _check_box(report.validity.box, "validity.box")
     if report.graphs is not None:
         before, after = len(report.graphs.before), len(report.cascades)
         _check_places(report.graphs.before, "graphs.before", after, None)
         _check_places(report.graphs.after, "graphs.after", after, before)
     return report
+
+
+def _check_box(box: dict[str, Any], where: str) -> None:
+    try:
+        box_text(box)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{where} is no box of lowest and highest values: {type(error).__name__}: {error}") from error
 
 
 def _check_places(nodes: tuple[NodeFacts, ...], where: str, cascades: int, kept: int | None) -> None:
