@@ -233,8 +233,8 @@ def test_report_that_cannot_be_written_keeps_the_model_back(
 
 
 REPORTS = {
-    "r.html": "only .json reports can be written so far",
-    "r": "only .json reports can be written so far",
+    "r.txt": "a report is JSON or a page: give a name that ends in .json or .html",
+    "r": "a report is JSON or a page: give a name that ends in .json or .html",
     "there.json": "there.json exists",
     "nowhere/r.json": "there is no folder",
 }

@@ -5,10 +5,10 @@ from decascade.api.compressing import CompressResult, compress, plan
 from decascade.api.exporting import export
 from decascade.api.inspecting import inspect
 from decascade.api.merging import MergeResult, merge
-from decascade.api.places import check_output, check_report
+from decascade.api.places import check_output, check_page, check_report
 from decascade.api.verifying import recheck_certificate, verify
 
 __all__ = [
-    "Border", "CompressResult", "InputShape", "MergeResult", "Policy", "Progress", "check_output", "check_report", "compress",
-    "export", "inspect", "merge", "plan", "recheck_certificate", "verify",
+    "Border", "CompressResult", "InputShape", "MergeResult", "Policy", "Progress", "check_output", "check_page",
+    "check_report", "compress", "export", "inspect", "merge", "plan", "recheck_certificate", "verify",
 ]

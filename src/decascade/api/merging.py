@@ -22,6 +22,7 @@ from decascade.errors import VerificationError
 from decascade.formats.base import Format
 from decascade.output import Item, write_all
 from decascade.report.facts import ErrorFacts, Report, VerificationFacts
+from decascade.report.files import write_report
 
 LARGE = 1e8
 """Multiply-accumulates from which on a replacement is checked on one sample instead of four."""
@@ -37,7 +38,7 @@ class MergeResult:
     source: Path | None = None
 
     def save(self, path: str | Path, *, force: bool = False, report: str | Path | None = None) -> None:
-        """Write the model (and, where a path is given, the report as JSON), whole or not at all.
+        """Write the model (and, where a path is given, the report: .json or .html), whole or not at all.
 
         Raises:
             OutputError: the place is the input, exists already (without `force`), or cannot be written to.
@@ -47,7 +48,7 @@ class MergeResult:
         done = replace(self.report, output=str(place))
         items = [Item(place, lambda temporary: self.format.save(self.model, temporary))]
         if listed is not None:
-            items.append(Item(listed, done.to_json))
+            items.append(Item(listed, lambda temporary: write_report(done, temporary)))
         write_all(items)
         self.report = done
 

@@ -46,6 +46,7 @@ def inspect(
     """
     from decascade import api
     from decascade.output import Item, write_all
+    from decascade.report.files import write_report
 
     if report is not None:
         api.check_report(report, [Path(model)], force)
@@ -55,5 +56,5 @@ def inspect(
             input_range=chosen_range(input_range, input_range_file), data=data, prove_seconds=prove_seconds, progress=progress,
         )
     if report is not None:
-        write_all([Item(report, found.to_json)])
+        write_all([Item(report, lambda path: write_report(found, path))])
     show(found, quiet)

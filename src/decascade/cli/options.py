@@ -18,7 +18,8 @@ Policy = Annotated[
 Growth = Annotated[float, typer.Option(help="With always: how many times a cascade's parameters a merge may store.")]
 Border = Annotated[str, typer.Option(help="exact: correct zero-padded borders; refuse: leave alone what would need it.")]
 ReportPath = Annotated[
-    Path | None, typer.Option("--report", metavar="FILE.json", help="Write the report as JSON.", show_default=False)
+    Path | None,
+    typer.Option("--report", metavar="FILE", help="Write the report: .json, or .html to look at.", show_default=False),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]

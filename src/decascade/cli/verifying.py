@@ -59,7 +59,7 @@ def verify(
     """
     from decascade import api
     from decascade.output import Item, write_all
-    from decascade.report.facts import to_json
+    from decascade.report.files import write_report
     from decascade.report.terminal import render_verification
     from decascade.report.validity import render_proofs
 
@@ -76,7 +76,8 @@ def verify(
             found = api.verify(
                 a, b, data=data, input_range=limits, prove_seconds=prove_seconds, seed=seed, progress=progress)
     if report is not None:
-        write_all([Item(report, lambda path: path.write_text(to_json(found), encoding="utf-8"))])
+        title = " and ".join(Path(m).name for m in (a, b) if m is not None)
+        write_all([Item(report, lambda path: write_report(found, path, title))])
     if not quiet:
         names = (Path(a).name, Path(b).name) if b is not None else ("original", Path(a).name)
         console().print(render_proofs(found) if isinstance(found, ProofFacts) else render_verification(found, names))

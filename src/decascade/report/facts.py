@@ -222,6 +222,21 @@ class Report:
             Path(path).write_text(text, encoding="utf-8")
         return text
 
+    def to_html(self, path: Path | str | None = None) -> str:
+        """The report as one page that needs no network; also written to `path` where one is given."""
+        from decascade.report.html import page
+
+        text = page(self)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        from decascade.report.html import inline
+
+        return inline(self)
+
     def render(self) -> RenderableType:
         """The report as something that rich prints in colour; `str(report)` is the same in plain text."""
         from decascade.report.terminal import render
