@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,8 +27,10 @@ class Browser:
         self.home = TemporaryDirectory(prefix="chromium-")
         down, self.write = os.pipe()
         self.read, up = os.pipe()
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars",
-                 "--disable-background-networking", f"--user-data-dir={self.home.name}", "--remote-debugging-pipe", "about:blank"]
+        flags = [
+            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars",
+            "--disable-background-networking", f"--user-data-dir={self.home.name}", "--remote-debugging-pipe", "about:blank",
+        ]
         # the protocol is spoken on descriptors 3 and 4
         command = ["bash", "-c", f'exec "$@" 3<&{down} 4>&{up}', "bash", CHROMIUM, *flags]
         self.process = subprocess.Popen(command, pass_fds=(down, up), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -39,10 +42,8 @@ class Browser:
         self.events: list[str] = []
 
     def close(self) -> None:
-        try:
+        with suppress(OSError, EOFError):
             self._send("Browser.close", at_root=True)
-        except (OSError, EOFError):
-            pass
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
