@@ -19,6 +19,7 @@ from decascade.checking.samples import DEFAULT, Batch, Ranges, from_data
 from decascade.checking.seals import Seal, digest, from_text
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph
+from decascade.regions.guard import GUARD
 from decascade.regions.linearise import Claim
 from decascade.regions.merge import Cascade, Options, merge_graph
 from decascade.regions.proven import merge_with
@@ -39,6 +40,7 @@ class Asked:
     data: object = None
     prove_seconds: float = 20.0
     seed: int = 0
+    guard: bool = False
 
     def __post_init__(self) -> None:
         if not self.prove_seconds > 0:
@@ -47,6 +49,8 @@ class Asked:
         choice("tier", self.wanted, ("exact", "proven", "observed"))
         if self.wanted == "proven" and self.input_range is None:
             raise UsageError("tier proven needs an input range: proofs are over the inputs in it (--input-range LO HI)")
+        if self.guard and self.input_range is None:
+            raise UsageError("a guard needs an input range to tell what lies outside of it (--input-range LO HI)")
         if self.wanted == "observed" and self.data is None:
             raise UsageError("tier observed needs data, which activations are watched on (--data D.npz)")
 
@@ -69,6 +73,7 @@ class Found:
     claims: tuple[Claim, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     notes: tuple[str, ...] = ()
+    guard: bool = False
 
     @property
     def observed(self) -> bool:
@@ -80,7 +85,7 @@ class Found:
         source = subject.document.source
         box = self.box.facts() if self.box is not None else {}
         return Seal(source.name if source is not None else "", digest(source), box, self.claims,
-                    sum(map(_count, self.batches)) if self.observed else 0)
+                    sum(map(_count, self.batches)) if self.observed else 0, GUARD if self.guard else "")
 
     @property
     def validity(self) -> ValidityFacts | None:
@@ -101,6 +106,9 @@ def find(subject: Subject, options: Options, asked: Asked, progress: Progress | 
         UsageError: a range or data that do not fit the model, or data outside the range.
     """
     graph, notes = subject.graph, _earlier(subject)
+    if asked.input_range is not None and any(s.guard for s in seals_of(subject)):
+        raise UsageError("the model has a guard output, which proofs over a range would find to be constant: merge it without a"
+                         " range, or merge the model that it was made of")
     box = None if asked.input_range is None else box_of(subject, asked.input_range)
     limits = DEFAULT if box is None else ranges(box)
     data = () if asked.data is None else tuple(samples_of(subject, asked.data))
@@ -108,14 +116,15 @@ def find(subject: Subject, options: Options, asked: Asked, progress: Progress | 
         check_inside(list(data), box)
     if asked.wanted == "exact":
         merged, cascades = merge_graph(graph, options, progress)
-        return Found(merged, graph, cascades, limits, box, data, notes=notes)
+        return Found(merged, graph, cascades, limits, box, data, notes=notes, guard=asked.guard)
     seconds, seed = asked.prove_seconds, asked.seed
     proofs = None if box is None else prove(graph, box, seconds, _joined(data), progress, seed, thorough=False)
     sights = observe(graph, data, progress) if asked.wanted == "observed" else None
     found = merge_with(graph, proofs, options, progress, sights)
     certificates = tuple(c for c in (proofs, sights) if c is not None)
     told = tuple(note for c in certificates for note in c.notes)
-    return Found(found.graph, found.reference, found.cascades, limits, box, data, found.claims, certificates, (*notes, *told))
+    return Found(found.graph, found.reference, found.cascades, limits, box, data, found.claims, certificates, (*notes, *told),
+                 asked.guard)
 
 
 def samples_of(subject: Subject, data: object) -> list[Batch]:

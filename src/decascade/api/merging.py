@@ -14,6 +14,7 @@ from decascade.api.finding import Asked, Found, Tier, find, seals_of
 from decascade.api.places import check_output
 from decascade.api.reporting import cascade_facts, make_report
 from decascade.checking.cascades import check_replacement
+from decascade.checking.guards import check_guard, without_guard
 from decascade.checking.models import Subject, compare
 from decascade.checking.plan import Plan, plan, with_data, work
 from decascade.checking.seals import to_text
@@ -21,6 +22,7 @@ from decascade.cost import Target
 from decascade.errors import VerificationError
 from decascade.formats.base import Format
 from decascade.output import Item, write_all
+from decascade.regions.guard import guarded
 from decascade.report.facts import ErrorFacts, Report, VerificationFacts
 from decascade.report.files import write_report
 
@@ -56,8 +58,8 @@ class MergeResult:
 def merge(
     model: object, *, target: str | Target = "macs", policy: Policy = "profitable", border: Border = "exact",
     max_growth: float = 16.0, tier: Tier | None = None, input_range: InputRange | None = None, data: object = None,
-    input_shape: InputShape | None = None, prove_seconds: float = 20.0, verify: bool = True, seed: int = 0,
-    progress: Progress | None = None,
+    guard: bool = False, input_shape: InputShape | None = None, prove_seconds: float = 20.0, verify: bool = True,
+    seed: int = 0, progress: Progress | None = None,
 ) -> MergeResult:
     """Replace every cascade by the cheapest layers that compute the same, borders included: on every input, or, given an
     `input_range`, on every input within it (tier "proven": activations that are proved linear there are merged through).
@@ -65,6 +67,9 @@ def merge(
     `tier` "observed" also merges through activations that were linear on all samples of `data` (as for `verify`), without
     any proof; the result is verified on the data, and the report says how far it is off elsewhere.  "exact": no proofs,
     whatever range is given.  Data given with a range must lie in it, and help to find what is not linear.
+
+    `guard`: the model gets a further output, its last, of shape (N, 1): 0 where the input lies within the range, above 0 where
+    it does not.
 
     `policy` "always" takes the fewest layers whatever they cost, within `max_growth` times the stored parameters.
     `border` "refuse" leaves alone what would need its border corrected.  `input_range`: see `InputRange`; the
@@ -77,12 +82,13 @@ def merge(
         VerificationError: the result is not the same function; a bug in decascade, and no result is given.
     """
     start = perf_counter()
-    options, asked = merge_options(target, policy, border, max_growth), Asked(tier, input_range, data, prove_seconds, seed)
+    options = merge_options(target, policy, border, max_growth)
+    asked = Asked(tier, input_range, data, prove_seconds, seed, guard)
     subject = Subject(*read_model(model, input_shape))
     form, document = subject.format, subject.document
     found = find(subject, options, asked, progress)
-    native = form.write(document, found.graph)
-    if found.claims:
+    native = form.write(document, found.graph if not guard or found.box is None else guarded(found.graph, found.box))
+    if found.claims or guard:
         native = form.annotated(native, to_text([*seals_of(subject), found.seal(subject)]))
     errors, verification, outside = [None] * len(found.cascades), None, None
     if verify:
@@ -114,6 +120,9 @@ def _check_model(
     """The comparison that must hold: on random inputs, or, of what rests on data, on those; then also the one on random
     inputs, which need not."""
     rng, merged = np.random.default_rng(seed), Subject(subject.format, subject.format.read(native))
+    if found.guard and found.box is not None:
+        check_guard(merged, found.box, rng)
+        merged = without_guard(merged)
 
     def compared(chosen: Plan) -> VerificationFacts:
         return compare(subject, merged, chosen, rng, progress)

@@ -13,6 +13,7 @@ import numpy as np
 from decascade.api.common import InputRange, InputShape, Progress, check_seed, read_model
 from decascade.api.finding import samples_of, seals_of
 from decascade.bounds import Box
+from decascade.checking.guards import without_guard
 from decascade.checking.models import Subject, compare
 from decascade.checking.plan import plan, with_data
 from decascade.checking.proofs import Effort, recheck
@@ -37,7 +38,8 @@ class _Pair:
     def of(first: Subject, second: Subject) -> _Pair:
         mine, other = derived(seals_of(first), seals_of(second))
         base = first if not mine else second if not other else None
-        return _Pair(first, second, (*mine, *other), base)
+        bare = [without_guard(s) if any(x.guard for x in own) else s for s, own in ((first, mine), (second, other))]
+        return _Pair(bare[0], bare[1], tuple(s for s in (*mine, *other) if s.claims), base)
 
 
 def verify(
@@ -72,7 +74,7 @@ def verify(
         check_inside(batches, box)
     limits = DEFAULT if box is None else ranges(box)
     chosen = plan(first, limits, rng) if batches is None else with_data(first, batches)
-    facts = compare(first, second, chosen, rng, progress)
+    facts = compare(pair.first, pair.second, chosen, rng, progress)
     if not pair.seals:
         return facts
     effort = Effort(prove_seconds, seed, progress)

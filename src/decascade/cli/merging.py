@@ -10,6 +10,7 @@ from decascade.cli.options import (
     Debug,
     Force,
     Growth,
+    Guard,
     ModelPath,
     Output,
     Policy,
@@ -33,7 +34,7 @@ def merge(
     output: Output,
     target: Target = "macs", policy: Policy = "profitable", max_growth: Growth = 16.0, border: Border = "exact",
     tier: Tier = None, input_range: Range = None, input_range_file: RangeFile = None,
-    data: Samples = None, prove_seconds: ProveSeconds = 20.0,
+    data: Samples = None, guard: Guard = False, prove_seconds: ProveSeconds = 20.0,
     report: ReportPath = None, seed: Seed = 0, force: Force = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:
     """Replace cascades by the cheapest layers that compute the same; verify the result; write it.
@@ -56,8 +57,8 @@ def merge(
     with progress_bar(quiet) as progress:
         result = api.merge(
             model, target=target, policy=policy, border=border, max_growth=max_growth, tier=tier,  # type: ignore[arg-type]
-            input_range=chosen_range(input_range, input_range_file), data=data, prove_seconds=prove_seconds, seed=seed,
-            progress=progress,
+            input_range=chosen_range(input_range, input_range_file), data=data, guard=guard, prove_seconds=prove_seconds,
+            seed=seed, progress=progress,
         )
         result.save(output, force=force, report=report)
     show(result.report, quiet)

@@ -52,6 +52,10 @@ Samples = Annotated[
     Path | None,
     typer.Option("--data", metavar="D.npz", help="Samples of the model's inputs: .npz with x, or .npy.", show_default=False),
 ]
+Guard = Annotated[
+    bool,
+    typer.Option("--guard", help="Add an output, the last: 0 for inputs within the range, above 0 for all others."),
+]
 ProveSeconds = Annotated[float, typer.Option(metavar="S", help="Time for the proofs over the input range.")]
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="OUT", help="Where the merged model goes.", show_default=False)

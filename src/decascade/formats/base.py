@@ -56,7 +56,8 @@ class Format(Protocol):
         """A new native model: the user's own, replayed, with the nodes that `graph` lacks left out and the nodes
         with an empty `origin` put in.  Kept nodes are untouched: names, metadata, dtype survive.  A node whose op is not
         the very object of the document (its weights were trained) is put in anew, under its name where that is possible.
-        New weights are stored in the dtype of the tensor they produce."""
+        New weights are stored in the dtype of the tensor they produce.  Outputs that `graph` has beyond the document's, at the
+        end, become outputs of the model."""
         ...
 
     def annotated(self, native: Any, text: str) -> Any:

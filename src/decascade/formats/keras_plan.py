@@ -110,6 +110,9 @@ class _Planner:
         reads = {t for item in group for t in _reads(item)} - made
         old = [t for t in made if t in self.scope_of]
         if not old:
+            if made.intersection(self.new.outputs):  # a further output of the whole model
+                self.home[id(self.read.whole)] += group
+                self.changed.add(id(self.read.whole))
             return
         scope = self.scope_of[old[0]]
         for name in old[1:]:

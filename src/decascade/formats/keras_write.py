@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from decascade.errors import FormatError
 from decascade.formats.base import Document
@@ -186,10 +186,12 @@ class _Builder:
                 tensor = level.call(k.layers.Identity(name=wanted, dtype=str(tensor.dtype)), tensor)
             results.setdefault(name, tensor)
         outputs = [results[name] for name in scope.outputs]
-        if isinstance(old, k.Sequential) and (chain := _chain(level, inputs, outputs)) is not None:
+        more = [n for n in self.graph.outputs if n not in scope.outputs] if scope.parent is None else []
+        if not more and isinstance(old, k.Sequential) and (chain := _chain(level, inputs, outputs)) is not None:
             return k.Sequential([inputs[0], *chain], name=old.name)
-        ins, outs = body(old)._inputs_struct, body(old)._outputs_struct
-        return k.Model(k.tree.pack_sequence_as(ins, list(inputs)), k.tree.pack_sequence_as(outs, outputs), name=old.name)
+        packed = k.tree.pack_sequence_as(body(old)._outputs_struct, outputs)
+        packed = _with_more(packed, {name: level.tensors[name] for name in more})
+        return k.Model(k.tree.pack_sequence_as(body(old)._inputs_struct, list(inputs)), packed, name=old.name)
 
     def copy_state(self) -> None:
         """Weights and trainable flags of every copy, those of models before those of the layers in them."""
@@ -202,6 +204,15 @@ class _Builder:
                 if new.trainable != old.trainable:
                     new.trainable = old.trainable
                 _copy_weights(new, old)
+
+
+def _with_more(outputs: Any, more: dict[str, Any]) -> Any:
+    """The outputs in their structure with further ones: entries of a dictionary, else at the end of a list."""
+    if not more:
+        return outputs
+    if isinstance(outputs, dict):
+        return {**cast("dict[str, Any]", outputs), **more}
+    return [*outputs, *more.values()] if isinstance(outputs, list | tuple) else [outputs, *more.values()]
 
 
 def _name_of(item: Item) -> str:

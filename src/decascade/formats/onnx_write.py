@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 from decascade.errors import FormatError
 from decascade.formats.onnx_emit import Emitter
 from decascade.formats.onnx_emit_ops import emit
 from decascade.formats.onnx_model import OnnxModel, keep_entries
 from decascade.formats.onnx_view import View
-from decascade.ir.graph import Graph, Node
+from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.ops import Foreign
 
 
@@ -22,7 +24,7 @@ def rewritten(view: View, old: Graph, new: Graph) -> OnnxModel:
     Raises:
         FormatError: other inputs or outputs than before, or an operation that the model's opset cannot say.
     """
-    if new.inputs != old.inputs or new.outputs != old.outputs:
+    if new.inputs != old.inputs or new.outputs[: len(old.outputs)] != old.outputs:
         raise FormatError("the new graph has other inputs or outputs than the model: they must stay as they are")
     return _Replay(view, old, new).model()
 
@@ -158,6 +160,7 @@ class _Replay:
         shell.graph.node.extend(self.nodes)
         keep_entries(shell.graph.initializer, [t for t in shell.graph.initializer if t.name not in gone])
         shell.graph.initializer.extend(self.emitter.headers)
+        shell.graph.output.extend(_as_output(self.new.tensors[name]) for name in self.new.outputs[len(graph.output) :])
         keep_entries(shell.graph.input, [i for i in shell.graph.input if i.name not in gone])
         if shell.ir_version < 4:
             shell.graph.input.extend(_as_input(header) for header in self.emitter.headers)
@@ -184,6 +187,13 @@ def _read_names(nodes: Iterable[Any]) -> set[str]:
             for graph in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
                 found |= _read_names(graph.node) | {o.name for o in graph.output}
     return found
+
+
+def _as_output(tensor: Tensor) -> Any:
+    """A new output of the model."""
+    helper = import_module("onnx.helper")
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype)) if tensor.dtype != "bfloat16" else 16
+    return helper.make_tensor_value_info(tensor.name, kind, None if tensor.shape is None else list(tensor.shape))
 
 
 def _as_input(header: Any) -> Any:

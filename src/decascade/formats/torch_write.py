@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from decascade.errors import FormatError
 from decascade.formats.torch_build import Builder
@@ -211,7 +211,8 @@ def _finished(writer: _Writer, new: Graph) -> Any:
     def placed(leaf: Any) -> Any:
         return writer.placed[reading.tensors[leaf]]
 
-    graph.output(torch.fx.node.map_arg(output.args[0], placed))
+    more = {name: writer.placed[name] for name in new.outputs[len(reading.graph.outputs) :]}
+    graph.output(_with_more(torch.fx.node.map_arg(output.args[0], placed), more))
     _keep_pure(graph, writer.builder.root)
     graph.lint()
     module = torch.fx.GraphModule(writer.builder.root, graph, class_name=type(original).__name__)
@@ -224,6 +225,17 @@ def _finished(writer: _Writer, new: Graph) -> Any:
     module._non_persistent_buffers_set |= writer.builder.root._non_persistent_buffers_set & set(module._buffers)
     module.meta[META] = {name: (new.tensors[name].shape, new.tensors[name].dtype) for name in new.inputs}
     return module
+
+
+def _with_more(outputs: Any, more: dict[str, Any]) -> Any:
+    """The outputs in their structure with further ones: entries of a dictionary, else at the end of a tuple or list."""
+    if not more:
+        return outputs
+    if isinstance(outputs, dict):
+        return {**cast("dict[str, Any]", outputs), **more}
+    if isinstance(outputs, list):
+        return [*outputs, *more.values()]
+    return (*outputs, *more.values()) if isinstance(outputs, tuple) else (outputs, *more.values())
 
 
 def _keep_pure(graph: Any, root: Any) -> None:
