@@ -13,7 +13,18 @@ if TYPE_CHECKING:
     from decascade.algebra.factor import splits
     from decascade.algebra.parallel import add, split, stack
     from decascade.algebra.program import chain
-    from decascade.api import MergeResult, export, inspect, merge, verify
+    from decascade.api import (
+        CompressResult,
+        MergeResult,
+        compress,
+        distill,
+        export,
+        fit_segment,
+        inspect,
+        merge,
+        plan,
+        verify,
+    )
     from decascade.errors import (
         AlgebraError,
         DecascadeError,
@@ -23,13 +34,18 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
+    from decascade.fit.data import Scaling
+    from decascade.fit.distill import DistillOptions
     from decascade.report.facts import Report
+    from decascade.search.choice import Plan
     from decascade.stability import stability_loss
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "decascade.api": ("MergeResult", "export", "inspect", "merge", "verify"),
+    "decascade.api": (
+        "CompressResult", "MergeResult", "compress", "distill", "export", "fit_segment", "inspect", "merge", "plan", "verify",
+    ),
     "decascade.algebra.conv": ("Conv", "ConvTranspose"),
     "decascade.algebra.compose": ("compose",),
     "decascade.algebra.parallel": ("add", "split", "stack"),
@@ -39,6 +55,9 @@ _HOME = {
     "decascade.algebra.factor": ("splits",),
     "decascade.stability": ("stability_loss",),
     "decascade.report.facts": ("Report",),
+    "decascade.fit.data": ("Scaling",),
+    "decascade.fit.distill": ("DistillOptions",),
+    "decascade.search.choice": ("Plan",),
     "decascade.errors": (
         "AlgebraError", "DecascadeError", "FormatError", "OutputError", "UnsafeModelError", "UsageError", "VerificationError",
     ),
@@ -46,10 +65,10 @@ _HOME = {
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "AlgebraError", "Conv", "ConvTranspose", "DecascadeError", "FormatError", "MergeResult", "OutputError", "Report",
-    "UnsafeModelError", "UsageError", "VerificationError", "__version__", "add", "average_pool", "batch_norm", "chain",
-    "compose", "export", "find_border", "flatten_dense", "identity", "inspect", "merge", "split", "splits", "stability_loss", "stack",
-    "verify",
+    "AlgebraError", "CompressResult", "Conv", "ConvTranspose", "DecascadeError", "DistillOptions", "FormatError", "MergeResult",
+    "OutputError", "Plan", "Report", "Scaling", "UnsafeModelError", "UsageError", "VerificationError", "__version__", "add",
+    "average_pool", "batch_norm", "chain", "compose", "compress", "distill", "export", "find_border", "fit_segment",
+    "flatten_dense", "identity", "inspect", "merge", "plan", "split", "splits", "stability_loss", "stack", "verify",
 ]
 
 

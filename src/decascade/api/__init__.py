@@ -6,9 +6,11 @@ from decascade.api.exporting import export
 from decascade.api.inspecting import inspect
 from decascade.api.merging import MergeResult, merge
 from decascade.api.places import check_output, check_page, check_report
+from decascade.api.stages import DistillResult, SegmentFit, distill, fit_segment
 from decascade.api.verifying import recheck_certificate, verify
 
 __all__ = [
-    "Border", "CompressResult", "InputShape", "MergeResult", "Policy", "Progress", "check_output", "check_page",
-    "check_report", "compress", "export", "inspect", "merge", "plan", "recheck_certificate", "verify",
+    "Border", "CompressResult", "DistillResult", "InputShape", "MergeResult", "Policy", "Progress", "SegmentFit",
+    "check_output", "check_page", "check_report", "compress", "distill", "export", "fit_segment", "inspect", "merge", "plan",
+    "recheck_certificate", "verify",
 ]

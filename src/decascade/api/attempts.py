@@ -33,6 +33,8 @@ HELD_OUT = 2000
 """Samples that results are judged by; at most a fifth of all."""
 ROUNDS = 4
 """Attempts of the search for the largest speedup within a drop."""
+SURVEY = 0.3
+"""Share of a limited time that the survey may take."""
 LAST = 10.0
 """Seconds that are kept for what comes after training."""
 MOST = 8.0
@@ -125,16 +127,21 @@ def begin(
     return Job(subject, work, train, held, options or DistillOptions(), given.notes)
 
 
-def planned(work: Work, goal: Goal, folder: RunFolder, progress: Progress) -> Plan:
+def planned(work: Work, goal: Goal, folder: RunFolder, progress: Progress, end: float | None = None) -> Plan:
     """The plan for a speedup or a budget: the one in the run's folder, else a new one."""
     known = folder.plan()
     if known is not None:
         return known
     budget = work.before / goal.speedup if goal.speedup is not None else goal.budget
     assert budget is not None  # a largest drop is searched for
-    made = work.survey(progress).plan(budget)
+    made = work.survey(progress, surveying(end)).plan(budget)
     folder.keep(made)
     return made
+
+
+def surveying(end: float | None) -> float | None:
+    """Of the time until `end`, the seconds that a survey may take."""
+    return None if end is None else SURVEY * max(end - perf_counter(), 0.0)
 
 
 def attempt(job: Job, plan: Plan, folder: RunFolder, distilled: bool, end: float | None, progress: Progress) -> Attempt:
@@ -172,7 +179,7 @@ def searched(
     """
     if job.held.labels is None:
         raise UsageError("max-drop is measured on labels: give data with y, or a speedup instead")
-    survey = job.work.survey(progress)
+    survey = job.work.survey(progress, surveying(end))
 
     def try_one(speedup: float) -> Attempt:
         inside = folder.inside(f"attempt-{speedup:.4f}")

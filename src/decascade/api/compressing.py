@@ -102,7 +102,7 @@ def compress(
     if goal.max_drop is not None:
         done = searched(job, goal.max_drop, folder, distilled, end, told)
     else:
-        chosen = given or planned(job.work, goal, folder, told)
+        chosen = given or planned(job.work, goal, folder, told, end)
         done = attempt(job, chosen, folder, distilled, end, told)
     return _result(job, done, folder, verify, start, told)
 

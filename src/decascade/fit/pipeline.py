@@ -37,9 +37,9 @@ class Work:
         """The cost of the original, in the target's unit."""
         return self.target.graph_cost(self.original).value
 
-    def survey(self, progress: Progress) -> Survey:
+    def survey(self, progress: Progress, seconds: float | None = None) -> Survey:
         return survey(
-            self.exact, self.target, self.before, self.samples, self.outputs, self.span, self.seed, progress
+            self.exact, self.target, self.before, self.samples, self.outputs, self.span, self.seed, progress, seconds
         )
 
     def student(self, plan: Plan, progress: Progress) -> Graph:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from itertools import groupby
+from time import monotonic
 from typing import Any
 
 from decascade.fit.candidates import Fitted
@@ -19,15 +20,21 @@ STAGE = "measuring sensitivities"
 
 def sensitivities(
     lowered: Lowered, fitted: Sequence[Fitted], batches: Sequence[Any], outputs: tuple[Output, ...], progress: Progress,
+    seconds: float | None = None,
 ) -> list[float]:
     """The divergence of the model's outputs for every candidate, in their order, averaged over the batches.
 
-    A batch runs through the original once; for a candidate only what comes after its segment runs again.
+    A batch runs through the original once; for a candidate only what comes after its segment runs again.  With `seconds`,
+    no batch after the first is begun that would not end in time.
     """
     torch: Any = import_module("torch")
-    total, done = [0.0] * len(fitted), 0
+    total, done, start, used = [0.0] * len(fitted), 0, monotonic(), 0
     with torch.no_grad():
         for batch in batches:
+            spent = monotonic() - start
+            if seconds is not None and used and spent + spent / used > seconds:
+                break
+            used += 1
             values = _everything(lowered, batch)
             for segment, some in groupby(enumerate(fitted), key=lambda pair: pair[1].candidate.student.site.segment):
                 inside = {name for node in lowered.graph.nodes if node.name in segment.nodes for name in node.outputs}
@@ -36,10 +43,10 @@ def sensitivities(
                 for i, one in some:
                     found = _alone(one, lowered.graph).run({segment.entry: values[segment.entry]}, [segment.exit])
                     moved = lowered.run({**before, **found}, [o.compared for o in outputs])
-                    total[i] += float(divergence(outputs, values, moved)) / len(batches)
+                    total[i] += float(divergence(outputs, values, moved))
                     done += 1
                     progress(STAGE, done / (len(fitted) * len(batches)))
-    return total
+    return [value / max(used, 1) for value in total]
 
 
 def _everything(lowered: Lowered, batch: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
+from time import monotonic
 from typing import Any, Protocol
 
 from decascade.cost import Cost, Target
@@ -24,6 +25,8 @@ KEEP = 8
 """Candidates per segment whose sensitivity is measured."""
 WATCHED = 192
 """Samples that sensitivities are measured on."""
+AT_ONCE = 64
+"""Samples per batch there: a limited time is kept to within a batch."""
 ROOM = 256 * 2**20
 """Bytes of activations that a batch may take."""
 
@@ -76,14 +79,16 @@ class Survey:
 
 def survey(
     graph: Graph, target: Target, before: float, samples: Samples, outputs: tuple[Output, ...], span: int, seed: int,
-    progress: Progress,
+    progress: Progress, seconds: float | None = None,
 ) -> Survey:
-    """Fit every candidate of a graph and measure how sensitive the outputs are to the best of each segment.
+    """Fit every candidate of a graph and measure how sensitive the outputs are to the best of each segment.  With `seconds`,
+    sensitivities are measured on fewer samples where the time does not suffice.
 
     Raises:
         UsageError: a target whose costs do not add up, or too few samples.
     """
     check_additive(target)
+    start = monotonic()
     size = batch_size(graph, samples.count)
     lowered = Lowered(graph)
     found = supported(candidates(graph, target, span), samples.count)
@@ -96,7 +101,8 @@ def survey(
             fitted.append(one)
             progress("fitting students", (i + 1) / len(some))
         kept += thinned(fitted, KEEP)
-    measured = sensitivities(lowered, kept, list(_first(samples, size)), outputs, progress)
+    left = None if seconds is None else max(seconds - (monotonic() - start), 0.0)
+    measured = sensitivities(lowered, kept, list(_first(samples, min(size, AT_ONCE))), outputs, progress, left)
     return Survey(graph, target, before, tuple(kept), tuple(measured), span)
 
 
