@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,8 @@ from decascade.checking.samples import DEFAULT
 from decascade.checking.seals import Seal, derived, digest, intersection
 from decascade.errors import UsageError
 from decascade.regions.linearise import Claim
-from decascade.report.facts import ProofFacts, VerificationFacts
+from decascade.report.facts import ProofFacts, Report, VerificationFacts
+from decascade.report.load import from_dict, load_report
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,31 +142,18 @@ def _proofs(pair: _Pair, box: Box | None, effort: Effort, batches: list[Any] | N
 
 def _claims(certificate: str | Path | Mapping[str, Any], subject: Subject) -> tuple[list[Claim], Box | None]:
     """Everything that a report says is settled, and over which box."""
-    report = certificate if isinstance(certificate, Mapping) else _loaded(Path(certificate))
+    report = from_dict(dict(certificate)) if isinstance(certificate, Mapping) else load_report(certificate)
+    tables = report.certificates if isinstance(report, Report) else ()
     try:
-        tables = cast("list[dict[str, Any]]", report["certificates"])
         claims = [_claim(table["tier"], row) for table in tables for row in table["activations"]]
         given = next((table["box"] for table in tables if table["box"]), None)
     except (KeyError, TypeError, IndexError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
-        words = f"the report holds no certificate ({reason}): give one of inspect or merge with an input range"
-        raise UsageError(words) from None
+        raise UsageError(f"the report's certificate is damaged ({reason}): inspect the model again") from None
     claims = [c for c in claims if c.channels]
     if not claims:
-        raise UsageError("the report claims nothing of any activation: nothing is proved in it")
+        raise UsageError("the report claims nothing of any activation: give one of inspect or merge with an input range")
     return claims, None if given is None else Box.of(subject.graph, given)
-
-
-def _loaded(path: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"report {path} does not exist: check the name") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"report {path} cannot be read: {' '.join(str(error).split())[:120]}") from None
-    if not isinstance(found, dict):
-        raise UsageError(f"report {path} is no JSON report of decascade")
-    return cast("dict[str, Any]", found)
 
 
 def _claim(tier: str, row: Mapping[str, Any]) -> Claim:

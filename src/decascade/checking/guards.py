@@ -54,10 +54,11 @@ def _moved(batch: Batch, box: Box, rng: np.random.Generator) -> Batch:
     """The batch with one value of every sample just above the range, or just below it."""
     name = str(rng.choice(list(batch)))
     x: NDArray[Any] = batch[name].copy()
+    kind: Any = x.dtype.type
     ends = {np.inf: box.intervals[name].hi, -np.inf: box.intervals[name].lo}
-    for i in range(x.shape[0]):
-        at = tuple(int(rng.integers(n)) for n in x.shape[1:])
+    for i in range(len(batch[name])):
+        at: tuple[int, ...] = tuple(rng.integers(0, x.shape[1:]).tolist())
         side = np.inf if rng.random() < 0.5 else -np.inf
-        end = x.dtype.type(np.broadcast_to(ends[side], x.shape[1:])[at])
-        x[(i, *at)] = np.nextafter(end, x.dtype.type(side))
+        end = kind(np.broadcast_to(ends[side], x.shape[1:])[at])
+        x[(i, *at)] = np.nextafter(end, kind(side))
     return {**batch, name: x}
