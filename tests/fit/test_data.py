@@ -77,8 +77,13 @@ def saved(tmp_path: Path, kind: str) -> Any:
     return path
 
 
-@pytest.mark.parametrize("kind", ["stored", "deflated", "fortran", "lzma", "bzip2", "npy", "npy fortran", "big-endian"])
-def test_files(kind: str, tmp_path: Path) -> None:
+KINDS = ["stored", "deflated", "fortran", "lzma", "bzip2", "npy", "npy fortran", "big-endian"]
+
+
+@pytest.mark.parametrize("memory", [0, 2**28])
+@pytest.mark.parametrize("kind", KINDS)
+def test_files(kind: str, memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "IN_MEMORY", memory)
     found = load(saved(tmp_path, kind), GRAPH)
     assert found.count == 10
     assert np.array_equal(everything(found), FIRST)
@@ -119,7 +124,9 @@ def test_data_loader_of_torch() -> None:
     assert np.array_equal(found.labels, Y)
 
 
-def test_several_files_and_folders_of_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("memory", [0, 2**28])
+def test_several_files_and_folders_of_files(memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "IN_MEMORY", memory)
     for number, part in enumerate((slice(0, 4), slice(4, 5), slice(5, 10))):
         np.savez_compressed(tmp_path / f"part{number}.npz", x=FIRST[part], y=Y[part])
     for given in (tmp_path, [tmp_path / f"part{n}.npz" for n in range(3)], [str(tmp_path)]):
@@ -244,8 +251,9 @@ def test_a_temporary_cache_goes_with_its_data(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("kind", ["npy", "stored", "deflated", "stream"])
-def test_memory_stays_at_a_few_batches(kind: str, tmp_path: Path) -> None:
+def test_memory_stays_at_a_few_batches(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """128 MiB of floats, of which every one is checked and read."""
+    monkeypatch.setattr(data, "IN_MEMORY", 2**26)
     count = 2**25 // 48
     big = np.ones((count, 3, 4, 4), np.float32)
     path = tmp_path / ("d.npy" if kind == "npy" else "d.npz")
@@ -393,7 +401,8 @@ def test_bad_files(tmp_path: Path) -> None:
     assert bad(empty) == f"data {empty} holds no .npz, .npy or image files"
 
 
-def test_a_file_that_shrinks_or_goes_while_it_is_read(tmp_path: Path) -> None:
+def test_a_file_that_shrinks_or_goes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "IN_MEMORY", 0)
     path = saved(tmp_path, "npy")
     found, again = load(path, GRAPH), load(path, GRAPH)
     path.write_bytes(path.read_bytes()[:-100])

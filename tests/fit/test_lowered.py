@@ -271,7 +271,7 @@ def test_tensors_are_let_go_after_their_last_use():
             return results
 
         module._steps[name] = type(step)(watched, several=True)
-    module.module.bind(module.graph, module._steps, module._names)
+    module.module.bind(module.graph, module._steps, module.names)
     module.run({"t0": torch.ones(1, 1)}, (f"t{length}",))
     assert 1 <= most[0] <= 2
 
@@ -362,6 +362,10 @@ def test_what_a_gradient_passes():
     graph = chain(Activation("relu"))
     assert Lowered(graph).differentiable("x", "y")
     assert not Lowered(graph).differentiable("y", "x")
+    blind = Lowered(chain(Foreign("Mystery")))
+    assert blind.computable("a")
+    assert not blind.computable("y")
+    assert Lowered(graph).computable("y")
     blocked = Lowered(chain(Foreign("Round", lambda arrays: [np.round(arrays[0])])))
     assert not blocked.differentiable("x", "y")
     assert blocked.differentiable("x", "a")

@@ -11,6 +11,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, cast
@@ -28,6 +29,8 @@ from decascade.fit.lowered_ops import load_torch
 from decascade.ir.graph import Graph
 
 Indices = NDArray[np.int64]
+IN_MEMORY = 2**28
+"""Bytes of samples up to which they are read into memory once."""
 LABELS = ("y", "labels")
 
 
@@ -157,10 +160,12 @@ def load_dataset(
     labels = next((columns[name] for name in LABELS if name in columns and name not in graph.inputs), None)
     inputs = _inputs(columns, graph)
     found, notes = dict[str, Column](), list[str]()
+    small = sum(prod(rows.shape) * rows.dtype.itemsize for rows in inputs.values()) <= IN_MEMORY
     for name, rows in inputs.items():
         convert, note = layout_for(name, rows, graph, to_graph)
         check_column(name, rows, graph)
-        found[name] = Column(rows, convert, graph.tensors[name].dtype)
+        kept = Held(rows.take(np.arange(rows.shape[0]))) if small and not isinstance(rows, Held) else rows
+        found[name] = Column(kept, convert, graph.tensors[name].dtype)
         notes += [note] if note else []
     count = _count(inputs)
     if count < least:

@@ -54,21 +54,22 @@ class Lowered:
         self.channels_last = channels_last
         self.module: Any = _module_class()(self.dtype, channels_last)
         self._steps = dict[str, Step]()
-        self._names = dict[str, dict[str, str]]()
+        self.names = dict[str, dict[str, str]]()
+        """The module's attributes that hold a node's weights and constants: node name, field, attribute."""
         made = dict[int, str]()
         for node in graph.nodes:
             step = self._steps[node.name] = _checked_step(node, self.dtype)
             # the same op object twice is one layer that is called twice
             first = made.setdefault(id(node.op), node.name)
-            self._names[node.name] = self._names[first] if first != node.name else self.module.adopt(node, step)
-        self.module.bind(graph, self._steps, self._names)
+            self.names[node.name] = self.names[first] if first != node.name else self.module.adopt(node, step)
+        self.module.bind(graph, self._steps, self.names)
 
     @property
     def weights(self) -> dict[str, dict[str, Any]]:
         """The parameters by node name and field ("weight", "bias", "scale", "shift", "slope", "values")."""
         return {
             name: {field: getattr(self.module, attribute) for field, attribute in fields.items() if field in step.weights}
-            for (name, fields), step in zip(self._names.items(), self._steps.values(), strict=True)
+            for (name, fields), step in zip(self.names.items(), self._steps.values(), strict=True)
             if step.weights
         }
 
@@ -82,6 +83,11 @@ class Lowered:
             CannotInterpret: a `Foreign` that has no meaning in NumPy is needed.
         """
         return self.module.run(values, wanted)
+
+    def computable(self, name: str) -> bool:
+        """Whether a tensor can be run from the graph's inputs: no operation without a meaning in NumPy on the way."""
+        nodes = needed_nodes(self.graph, set(self.graph.inputs), (name,))
+        return not any(isinstance(node.op, Foreign) and node.op.evaluate is None for node in nodes)
 
     def differentiable(self, entry: str, exit: str) -> bool:  # noqa: A002 - the graph's own word
         """Whether `exit` depends on `entry` and a gradient passes along every path between them."""
@@ -122,7 +128,7 @@ class Lowered:
 
     def _current(self, node: Node, made: dict[int, Op]) -> Node:
         arrays = self._steps[node.name].weights
-        fields = self._names[node.name]
+        fields = self.names[node.name]
         changed = {f: _float64(getattr(self.module, fields[f])) for f, a in arrays.items() if self._differs(fields[f], a)}
         if not changed:
             return node
