@@ -50,10 +50,10 @@ def student_facts(plan: Plan, rows: Sequence[Cascade]) -> tuple[StudentFacts, ..
 
 
 def measures(stages: Mapping[str, Closeness], unit: str) -> tuple[Measure, ...]:
-    """Agreement, divergence and accuracy on held-out samples; `stages`: "fitted", and "distilled" where it was."""
+    """Divergence, agreement and accuracy on held-out samples; `stages`: "fitted", and "distilled" where it was."""
     found = list[Measure]()
     for stage, close in stages.items():
-        note = f"{close.samples} held-out samples, {stage}"
+        note = f"{close.samples} held-out samples"
         found.append(Measure(stage, "divergence", unit, None, close.divergence, note=note))
         if close.agreement is not None:
             found.append(Measure(stage, "agreement", "%", None, 100 * close.agreement, "higher", note))

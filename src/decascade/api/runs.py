@@ -44,6 +44,8 @@ class RunFolder:
             known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise OutputError(f"run folder {folder} cannot be used: {error.strerror or error}") from error
+        except UsageError:
+            raise
         except ValueError as error:
             raise UsageError(f"run folder {folder} holds no run of decascade ({ASKED} is broken): remove it") from error
         now: dict[str, Any] = json.loads(text)

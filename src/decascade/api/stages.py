@@ -44,7 +44,8 @@ def fit_segment(
 ) -> tuple[SegmentFit, ...]:
     """Every student of one segment, fitted in closed form, cheapest first.
 
-    `entry` and `exit` are tensors of the model after its exact merges, or names of the layers that write them.
+    `entry` and `exit` are tensors of the model after its exact merges, or names of the layers that write them (of a layer and
+    its batch normalisation the latter).
 
     Raises:
         FormatError: a model that cannot be read.
@@ -52,7 +53,7 @@ def fit_segment(
     """
     job = begin(model, data, target=target, loss="auto", span=span, scaling=scaling, input_shape=input_shape, seed=seed)
     graph, samples = job.work.exact, job.work.samples
-    names = {node.name: node.output for node in graph.nodes} | {o: n.output for n in graph.nodes for o in n.origin}
+    names = {layer: node.output for node in job.work.original.nodes for layer in (node.name, *node.origin)}
     ends = tuple(name if name in graph.tensors else names.get(name, name) for name in (entry, exit))
     every = list(candidates(graph, job.work.target, span))
     found = [c for c in every if _ends(c) == ends]

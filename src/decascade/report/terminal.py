@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from decascade.report.facts import CascadeFacts, CostFacts, Report, VerificationFacts
+from decascade.report.measures import render_measures
 from decascade.report.tables import WIDTH, plain_table, plain_text
 from decascade.report.validity import render_activations, render_outside, render_proofs, render_validity
 
@@ -41,6 +42,8 @@ def render(report: Report) -> RenderableType:
     if left:
         parts += [Text("\nLeft alone", style="bold yellow"), _cascades(left)]
     parts += [Text("\nThe model", style="bold"), _totals(report)]
+    if report.measures:
+        parts.append(render_measures(report.measures))
     parts += [render_activations(c) for c in report.certificates if c["activations"]]
     if report.certificates:
         parts += [Text(""), render_validity(report.validity, planned)]

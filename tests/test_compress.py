@@ -1,0 +1,330 @@
+"""compress from model to model: within its budget, in the model's own format, repeatable, resumable; every refusal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import decascade as dc
+from decascade.api import attempts
+from decascade.checking.models import Subject
+from decascade.cli import run
+from decascade.cli.quantities import numbers, seconds, value
+from decascade.errors import UsageError
+from decascade.fit.distill import DistillOptions
+from decascade.formats.registry import format_of
+from decascade.ir.interpret import run as interpret
+
+QUICK = DistillOptions(epochs=1, precision="float32")
+CLASSES = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A small net as an ONNX and as a Keras file, of a size at which everything here takes a second."""
+    global ONNX, KERAS
+    folder = tmp_path_factory.mktemp("models")
+    ONNX, KERAS = folder / "net.onnx", folder / "net.keras"
+    onnx.save(onnx_net(), ONNX)
+    keras_net().save(KERAS)
+
+
+ONNX, KERAS = Path("net.onnx"), Path("net.keras")
+
+
+def onnx_net() -> Any:
+    rng, make = np.random.default_rng(0), onnx.helper.make_node
+    shapes = {"a": (16, 3, 3, 3), "b": (16, 16, 3, 3), "c": (12, 16, 3, 3), "d": (CLASSES, 12)}
+    weights = {name: (rng.standard_normal(s) * (2 / np.prod(s[1:])) ** 0.5).astype("f4") for name, s in shapes.items()}
+    same = {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
+    nodes = [
+        make("Conv", ["x", "a"], ["t1"], "conv1", **same), make("Relu", ["t1"], ["t2"], "relu1"),
+        make("Conv", ["t2", "b"], ["t3"], "conv2", **same), make("Add", ["t3", "t2"], ["t4"], "add"),
+        make("Relu", ["t4"], ["t5"], "relu2"), make("Conv", ["t5", "c"], ["t6"], "conv3", **same),
+        make("Relu", ["t6"], ["t7"], "relu3"), make("GlobalAveragePool", ["t7"], ["t8"], "pool"),
+        make("Flatten", ["t8"], ["t9"], "flatten"), make("Gemm", ["t9", "d"], ["t10"], "dense", transB=1),
+        make("Softmax", ["t10"], ["y"], "softmax", axis=1),
+    ]
+    entry, end = (onnx.helper.make_tensor_value_info(n, 1, s) for n, s in (("x", ("N", 3, 12, 12)), ("y", ("N", CLASSES))))
+    stored = [onnx.numpy_helper.from_array(a, n) for n, a in weights.items()]
+    graph = onnx.helper.make_graph(nodes, "net", [entry], [end], stored)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+def keras_net() -> Any:
+    import keras
+
+    keras.utils.set_random_seed(0)
+    x = keras.Input((12, 12, 3))
+    y = keras.layers.Conv2D(16, 3, padding="same", activation="relu", name="conv1")(x)
+    z = keras.layers.Conv2D(16, 3, padding="same", name="conv2")(y)
+    z = keras.layers.ReLU()(keras.layers.Add()([y, keras.layers.BatchNormalization()(z)]))
+    z = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(12, 3, padding="same", activation="relu", name="conv3")(z))
+    return keras.Model(x, keras.layers.Dense(CLASSES, activation="softmax")(z))
+
+
+def subject(path: Path) -> Subject:
+    form = format_of(path)
+    return Subject(form, form.read(path))
+
+
+def pictures(path: Path, count: int) -> np.ndarray:
+    """Smooth random pictures in the model's own layout."""
+    model = subject(path)
+    shape = [int(n) for n in model.graph.shape(model.graph.inputs[0])[1:]]
+    noise = np.random.default_rng(5).standard_normal((count, *shape)).astype(np.float32)
+    smooth = (noise + np.roll(noise, 1, 2) + np.roll(noise, 1, 3)) / 2
+    return smooth if path.suffix == ".onnx" else np.moveaxis(smooth, 1, -1)
+
+
+def labelled(path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures with the classes that the model itself gives."""
+    model, x = subject(path), pictures(path, count)
+    name = model.graph.inputs[0]
+    scores = model.framework({name: model.from_native(name, x)})[model.graph.outputs[0]]
+    return x, scores.argmax(1)
+
+
+@pytest.fixture(scope="module")
+def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "d.npz"
+    x, y = labelled(ONNX, 160)
+    np.savez(path, x=x, y=y)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["onnx", "keras"])
+def test_the_written_model_is_the_student_within_its_budget(kind: str, tmp_path: Path) -> None:
+    path = ONNX if kind == "onnx" else KERAS
+    x = pictures(path, 128)
+    result = dc.compress(path, x, speedup=1.5, distilled=False)
+    assert result.report.cost.after * 1.5 <= result.report.cost.before
+    out = tmp_path / f"small{path.suffix}"
+    result.save(out)
+    written = subject(out)
+    name = written.graph.inputs[0]
+    batch = {name: written.from_native(name, x[:5])}
+    student = interpret(result.attempt.graph, batch)[result.attempt.graph.outputs[0]]
+    got = written.framework(batch)[written.graph.outputs[0]]
+    assert np.abs(got - student).max() < 1e-4 * np.abs(student).max()
+    tiers = {row.tier for row in result.report.cascades if row.decision == "merged"}
+    assert tiers <= {"exact", "fitted"}
+    assert "fitted" in tiers
+    assert result.report.compression is not None
+    assert {m.name for m in result.report.measures} >= {"divergence"}
+
+
+def test_a_torch_model_stays_one_and_can_be_trained_on(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    nn = torch.nn
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4), nn.Softmax(1),
+    ).eval()
+    x = np.random.default_rng(0).standard_normal((96, 3, 8, 8)).astype(np.float32)
+    result = dc.compress(model, x, speedup=1.4, training=QUICK, input_shape=(1, 3, 8, 8))
+    assert isinstance(result.model, nn.Module)
+    assert result.report.cost.after * 1.4 <= result.report.cost.before
+    out = result.model(torch.from_numpy(x[:4]))
+    out.sum().backward()
+    assert any(p.grad is not None for p in result.model.parameters())
+    assert result.distilled is not None
+    loss = result.distilled.loss(torch.from_numpy(x[:4]))
+    loss.backward()
+    assert float(loss.detach()) >= 0
+    stages = [m for m in result.report.measures if m.name == "divergence"]
+    assert stages[-1].after <= stages[0].after * (1 + 1e-6)
+
+
+def test_the_same_seed_gives_the_same_plan_and_the_same_student() -> None:
+    x = pictures(ONNX, 96)
+    first, second = (dc.compress(ONNX, x, speedup=1.6, distilled=False, seed=3) for _ in range(2))
+    assert first.plan == second.plan
+    for a, b in zip(first.attempt.graph.nodes, second.attempt.graph.nodes, strict=True):
+        assert a.name == b.name
+        if hasattr(a.op, "weight"):
+            assert np.array_equal(a.op.weight, b.op.weight)
+    assert dc.plan(ONNX, x, speedup=1.6, seed=3) == first.plan
+
+
+def test_a_plan_can_be_saved_and_carried_out(tmp_path: Path) -> None:
+    x = pictures(ONNX, 96)
+    made = dc.plan(ONNX, x, budget=4.0e5)
+    assert made.after <= 4.0e5
+    (tmp_path / "p.json").write_text(made.to_json())
+    result = dc.compress(ONNX, x, plan=tmp_path / "p.json", distilled=False)
+    assert result.report.cost.after == pytest.approx(made.after)
+    other = made.to_json().replace(made.choices[0].student, "conv 11x11")
+    (tmp_path / "q.json").write_text(other)
+    with pytest.raises(UsageError, match="the plan has 'conv 11x11' from .* which this model has not: make the plan anew"):
+        dc.compress(ONNX, x, plan=tmp_path / "q.json")
+
+
+def test_the_largest_drop_is_kept() -> None:
+    x, y = labelled(ONNX, 200)
+    result = dc.compress(ONNX, (x, y), max_drop=10.0, distilled=False)
+    drop = result.attempt.closeness.drop
+    assert drop is not None
+    assert drop <= 10.0
+    assert result.report.cost.after < result.report.cost.before
+    accuracy = next(m for m in result.report.measures if m.name == "accuracy")
+    assert accuracy.before == 100.0
+    assert accuracy.after == pytest.approx(100.0 - drop)
+
+
+def test_where_no_attempt_keeps_the_drop_the_exact_merge_is_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "ROUNDS", 1)
+    x, y = labelled(ONNX, 96)
+    monkeypatch.setattr("decascade.api.attempts.MOST", 3.0)
+    result = dc.compress(ONNX, (x, (y + 1) % CLASSES), max_drop=0.0, distilled=False)
+    assert result.attempt.closeness.drop is not None
+    assert result.attempt.closeness.drop <= 0.0
+
+
+GOALS = [
+    ({}, "give one of speedup, budget, max-drop and plan: none is given"),
+    ({"speedup": 2, "max_drop": 1}, "give one of speedup, budget, max-drop and plan: speedup and max-drop are given"),
+    ({"speedup": 0.5}, "speedup = 0.5: give how many times cheaper, from 1 on"),
+    ({"budget": 0}, "budget = 0: give a cost above 0 in the target's unit"),
+    ({"max_drop": -1}, "max-drop = -1: give points of accuracy, from 0 to 100"),
+    ({"speedup": 2, "time_limit": 0}, "time_limit = 0: give a number of seconds above 0"),
+    ({"speedup": 2, "seed": -1}, "seed = -1: give a whole number from 0 on"),
+    ({"speedup": 2, "span": 0}, "span = 0: give how many layers a student may replace, from 1 on"),
+    ({"speedup": 2, "loss": "l1"}, "loss = 'l1': give one of auto, kl, mse"),
+    ({"speedup": 2, "target": "memory"}, "target memory is a peak, not a sum over layers: a budget needs one that adds up"),
+    ({"max_drop": 1}, "max-drop is measured on labels: give data with y, or a speedup instead"),
+    ({"speedup": 1e6}, r"budget .* MACs is out of reach: the cheapest plan costs .*: ask for less"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), GOALS, ids=[words[:40] for _, words in GOALS])
+def test_what_cannot_be_asked_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        dc.compress(ONNX, pictures(ONNX, 64), **options)
+
+
+def test_too_few_samples_are_refused() -> None:
+    with pytest.raises(UsageError, match="8 samples are too few: give at least 16"):
+        dc.compress(ONNX, pictures(ONNX, 8), speedup=1.5)
+
+
+def test_stages_by_themselves() -> None:
+    x = pictures(ONNX, 96)
+    choice = dc.plan(ONNX, x, speedup=1.5).choices[0]
+    fits = dc.fit_segment(ONNX, x, choice.entry, choice.exit)
+    # the survey shares patches among segments: other positions are drawn
+    assert any(fit.student == choice.student and fit.error == pytest.approx(choice.error, rel=0.3) for fit in fits)
+    assert [fit.cost for fit in fits] == sorted(fit.cost for fit in fits)
+    with pytest.raises(UsageError, match="no cheaper student for a segment from nowhere to there; segments are .* to "):
+        dc.fit_segment(ONNX, x, "nowhere", "there")
+    small = dc.compress(ONNX, x, speedup=1.5, distilled=False).model
+    trained = dc.distill(small, ONNX, x, training=QUICK)
+    assert trained.distilled.best.held <= trained.distilled.start.held
+    assert type(trained.model) is type(small)
+
+
+# -- the run folder
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, folder = pictures(ONNX, 96), tmp_path / "run"
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attempts, "distill", stop)
+        with pytest.raises(KeyboardInterrupt):
+            dc.compress(ONNX, x, speedup=1.5, training=QUICK, run=folder)
+    assert (folder / "plan.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("decascade.fit.pipeline.survey", stop)  # the survey is not made again
+        result = dc.compress(ONNX, x, speedup=1.5, training=QUICK, run=folder)
+    assert json.loads((folder / "plan.json").read_text())["choices"]
+    with pytest.raises(UsageError, match=r"run folder .*run is of another run \(speedup = 1.5 there, 2 here\): give the same"):
+        dc.compress(ONNX, x, speedup=2, run=folder)
+    result.done()
+    assert not folder.exists()
+
+
+def test_a_folder_with_other_things_is_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("dear")
+    with pytest.raises(UsageError, match="has other things in it: give an empty one, or a name that is free"):
+        dc.compress(ONNX, pictures(ONNX, 64), speedup=1.5, run=tmp_path)
+    (tmp_path / "asked.json").write_text("{")
+    with pytest.raises(UsageError, match=r"holds no run of decascade \(asked.json is broken\): remove it"):
+        dc.compress(ONNX, pictures(ONNX, 64), speedup=1.5, run=tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+# -- the command line
+
+
+def test_the_command_writes_model_and_report(tmp_path: Path, data_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, report = tmp_path / "small.onnx", tmp_path / "r.json"
+    code = run(["compress", str(ONNX), "-o", str(out), "--data", str(data_file), "--speedup", "1.5", "--no-distil",
+                "--report", str(report)])
+    text = capsys.readouterr().out
+    assert code == 0
+    assert out.exists()
+    assert not (tmp_path / "small.onnx.run").exists()
+    assert "fitted" in text
+    assert "agreement" in text
+    assert max(map(len, text.splitlines())) <= 80
+    found = json.loads(report.read_text())
+    assert found["action"] == "compress"
+    assert found["compression"]["students"]
+
+
+def test_interrupted_the_command_says_how_to_go_on(
+    tmp_path: Path, data_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "small.onnx"
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attempts, "distill", stop)
+        assert run(["compress", str(ONNX), "-o", str(out), "--data", str(data_file), "--speedup", "1.5"]) == 130
+    assert f"go on with: decascade compress --resume {out}.run" in capsys.readouterr().err
+    assert not out.exists()
+    asked = tmp_path / "small.onnx.run" / "command.json"
+    asked.write_text(json.dumps({**json.loads(asked.read_text()), "distil": False}))
+    assert run(["compress", "--resume", f"{out}.run"]) == 0
+    assert out.exists()
+
+
+BAD = [
+    ([], "MODEL is missing: decascade compress MODEL -o OUT --data D.npz --speedup 1.5"),
+    (["net.onnx"], "--output is missing"),
+    (["net.onnx", "-o", "out.onnx"], "--data is missing"),
+    (["--resume", "nowhere"], "--resume nowhere: there is no run there that could go on (command.json is missing)"),
+    (["net.onnx", "--resume", "run"], "--resume run knows its model and its options: leave net.onnx out"),
+    (["net.onnx", "-o", "o.onnx", "--data", "d", "--speedup", "2", "--time-limit", "soon"], "--time-limit soon: give a time"),
+    (["net.onnx", "-o", "o.onnx", "--data", "d", "--speedup", "2", "--scale", "1/0"], "--scale 1/0: give a number, or"),
+    (["net.onnx", "-o", "o.onnx", "--data", "d.npz", "--speedup", "2"], "data d.npz"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD, ids=[words[:30] for _, words in BAD])
+def test_bad_commands_end_in_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ONNX.parent)
+    assert run(["compress", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_quantities() -> None:
+    assert [seconds(t, "") for t in ("90s", "20m", "1.5h", "90", None)] == [90.0, 1200.0, 5400.0, 90.0, None]
+    assert value("1/255", "") == 1 / 255
+    assert numbers("0.485, 0.456,2", "") == (0.485, 0.456, 2.0)
