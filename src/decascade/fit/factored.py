@@ -1,7 +1,7 @@
 """Students whose kernel is a product: low rank, bottleneck, spatially separable, depthwise-separable.
 
-Each is fitted on the Gram matrix alone: with W the least-squares kernel, ‖Y − PW‖² = const + ‖G^½(W − Ŵ)‖², so the best
-factors are those of W in the metric of G.
+Each is fitted on the moments alone: with Ŵ the least-squares kernel, Σ|z − Wᵀp|² = const + tr (W − Ŵ)ᵀG(W − Ŵ), so the best
+factors are those of Ŵ in the metric of G.
 """
 
 from __future__ import annotations
@@ -13,24 +13,20 @@ from math import prod
 import numpy as np
 
 from decascade.algebra.conv import Conv
-from decascade.fit.least_squares import Matrix, beside_identity, cholesky, eigh, ridge_solve
+from decascade.fit.least_squares import Matrix, eigh
 from decascade.fit.moments import Moments
-from decascade.fit.students import Fit, Site, Student, kernel_of, layer, named, zeros
+from decascade.fit.products import depthwise_factors, two_factors
+from decascade.fit.students import Fit, Site, Student, kernel_of, layer, named, titled, unset
 from decascade.fit.windows import Request, Window
 from decascade.ir.ops import Op
 
-SWEEPS = 6
-"""Alternations between the two factors of a depthwise-separable kernel."""
+MULTIPLIERS = (1, 2, 3, 4, 6)
+"""Depthwise kernels per channel."""
 
 
 def _ranks(most: int) -> Iterator[int]:
     """One eighth to seven eighths of the full rank."""
     yield from dict.fromkeys(max(1, most * j // 8) for j in range(1, 8) if most > 1)
-
-
-def _top(symmetric: Matrix, rank: int) -> Matrix:
-    """The eigenvectors of the largest eigenvalues, (n, rank)."""
-    return eigh(symmetric)[1][:, ::-1][:, :rank]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +41,7 @@ class LowRank:
 
     @property
     def label(self) -> str:
-        return f"low rank {named(self.window)} r={self.rank}" + " + skip" * self.skip
+        return titled("low rank", named(self.window), f"r={self.rank}", skip=self.skip)
 
     @staticmethod
     def propose(site: Site) -> Iterator[Student]:
@@ -58,8 +54,8 @@ class LowRank:
         return (self.site.request(self.window, self.skip),)
 
     def blank(self) -> tuple[Op, ...]:
-        first = zeros(self.rank, self.site.channels, *self.window.kernel)
-        return self._ops(first, zeros(self.site.out_channels, self.rank), zeros(self.site.out_channels))
+        first = unset(self.rank, self.site.channels, *self.window.kernel)
+        return self._ops(first, unset(self.site.out_channels, self.rank), unset(self.site.out_channels))
 
     def _ops(self, first: Matrix, second: Matrix, bias: Matrix) -> tuple[Op, ...]:
         point = second.reshape(*second.shape, *(1,) * len(self.window.kernel))
@@ -68,7 +64,7 @@ class LowRank:
     def fit(self, moments: Moments) -> Fit:
         (request,) = self.requests()
         regression, weight = moments.regression(request), moments.regression(request).weight
-        basis = _top(weight.T @ regression.gram @ weight, self.rank)
+        basis = regression.once("outputs", lambda: eigh(weight.T @ regression.gram @ weight)[1][:, ::-1])[:, : self.rank]
         full = weight @ basis @ basis.T
         ops = self._ops(kernel_of(weight @ basis, self.window), basis, regression.bias(full))
         return Fit(ops, *regression.error(full))
@@ -76,8 +72,7 @@ class LowRank:
 
 @dataclass(frozen=True, eq=False)
 class Bottleneck:
-    """1×1 to `rank` channels, then k×k.  The 1×1 keeps the channel directions that the kernel uses most, each weighted with
-    what the data has in it; the k×k is the least-squares optimum behind it."""
+    """1×1 to `rank` channels, then k×k: Ŵ in two factors between its channels and its taps."""
 
     site: Site
     window: Window
@@ -86,7 +81,7 @@ class Bottleneck:
 
     @property
     def label(self) -> str:
-        return f"bottleneck {named(self.window)} r={self.rank}" + " + skip" * self.skip
+        return titled("bottleneck", named(self.window), f"r={self.rank}", skip=self.skip)
 
     @staticmethod
     def propose(site: Site) -> Iterator[Student]:
@@ -100,8 +95,8 @@ class Bottleneck:
         return (self.site.request(self.window, self.skip),)
 
     def blank(self) -> tuple[Op, ...]:
-        second = zeros(self.site.out_channels, self.rank, *self.window.kernel)
-        return self._ops(zeros(self.rank, self.site.channels), second, zeros(self.site.out_channels))
+        second = unset(self.site.out_channels, self.rank, *self.window.kernel)
+        return self._ops(unset(self.rank, self.site.channels), second, unset(self.site.out_channels))
 
     def _ops(self, first: Matrix, second: Matrix, bias: Matrix) -> tuple[Op, ...]:
         point = first.reshape(*first.shape, *(1,) * len(self.window.kernel))
@@ -109,26 +104,15 @@ class Bottleneck:
 
     def fit(self, moments: Moments) -> Fit:
         (request,) = self.requests()
-        regression, weight = moments.regression(request), moments.regression(request).weight
-        taps, channels = prod(self.window.kernel), self.site.channels
-        gram = regression.gram
-        blocks = gram.reshape(channels, taps, channels, taps)
-        metric = np.einsum("ctdt->cd", blocks) / taps
-        value, vector = eigh(metric)
-        root = (vector * np.sqrt(np.maximum(value, 0))) @ vector.T
-        inverse = (vector / np.sqrt(np.maximum(value, 1e-9 * max(value[-1], 1e-30)))) @ vector.T
-        by_channel = root @ weight.reshape(channels, -1)
-        first = _top(by_channel @ by_channel.T, self.rank).T @ inverse @ metric  # (rank, C)
-        lift = beside_identity(first.T, taps)  # patches of the entry → patches of the bottleneck
-        second = ridge_solve(lift.T @ gram @ lift, lift.T @ regression.cross)
-        full = lift @ second
+        regression = moments.regression(request)
+        first, second = two_factors(regression, self.site.channels, self.rank)
+        full = (first.T @ second.reshape(self.rank, -1)).reshape(regression.cross.shape)
         return Fit(self._ops(first, kernel_of(second, self.window), regression.bias(full)), *regression.error(full))
 
 
 @dataclass(frozen=True, eq=False)
 class Separable:
-    """k×1 to `rank` channels, then 1×k (Jaderberg et al. 2014).  The first is the best rank-`rank` factor of W unfolded as
-    (channel, row) × (column, output); the second the least-squares optimum behind it."""
+    """k×1 to `rank` channels, then 1×k (Jaderberg et al. 2014): Ŵ in two factors between its rows and its columns."""
 
     site: Site
     window: Window
@@ -137,7 +121,7 @@ class Separable:
 
     @property
     def label(self) -> str:
-        return f"separable {named(self.window)} r={self.rank}" + " + skip" * self.skip
+        return titled("separable", named(self.window), f"r={self.rank}", skip=self.skip)
 
     @staticmethod
     def propose(site: Site) -> Iterator[Student]:
@@ -153,8 +137,8 @@ class Separable:
 
     def blank(self) -> tuple[Op, ...]:
         high, wide = self.window.kernel
-        second = zeros(self.site.out_channels, self.rank, 1, wide)
-        return self._ops(zeros(self.rank, self.site.channels, high, 1), second, zeros(self.site.out_channels))
+        second = unset(self.site.out_channels, self.rank, 1, wide)
+        return self._ops(unset(self.rank, self.site.channels, high, 1), second, unset(self.site.out_channels))
 
     def _ops(self, first: Matrix, second: Matrix, bias: Matrix) -> tuple[Op, ...]:
         site, window = self.site, self.window
@@ -166,47 +150,42 @@ class Separable:
 
     def fit(self, moments: Moments) -> Fit:
         (request,) = self.requests()
-        regression, weight = moments.regression(request), moments.regression(request).weight
-        (high, wide), channels = self.window.kernel, self.site.channels
-        unfolded = weight.reshape(channels * high, wide * self.site.out_channels)
-        blocks = regression.gram.reshape(channels * high, wide, channels * high, wide)
-        metric = np.einsum("ajbj->ab", blocks) / wide
-        root = cholesky(metric + 1e-9 * np.trace(metric) / len(metric) * np.eye(len(metric)))
-        scaled = root.T @ unfolded
-        factor = np.linalg.solve(root.T, _top(scaled @ scaled.T, self.rank))  # (C·high, rank)
-        lift = beside_identity(factor, wide)  # rows (channel, row, column) → (rank, column)
-        second = ridge_solve(lift.T @ regression.gram @ lift, lift.T @ regression.cross)
-        full = lift @ second
-        first = factor.T.reshape(self.rank, channels, high, 1)
-        outer = second.T.reshape(self.site.out_channels, self.rank, 1, wide)
-        return Fit(self._ops(first, outer, regression.bias(full)), *regression.error(full))
+        regression, (high, wide) = moments.regression(request), self.window.kernel
+        first, second = two_factors(regression, self.site.channels * high, self.rank)
+        full = (first.T @ second.reshape(self.rank, -1)).reshape(regression.cross.shape)
+        down = first.reshape(self.rank, self.site.channels, high, 1)
+        across = second.T.reshape(self.site.out_channels, self.rank, 1, wide)
+        return Fit(self._ops(down, across, regression.bias(full)), *regression.error(full))
 
 
 @dataclass(frozen=True, eq=False)
 class DepthwiseSeparable:
-    """k×k depthwise, then 1×1: W[c, t, o] = D[c, t]·P[c, o], the two factors solved in turn."""
+    """k×k depthwise with `multiplier` kernels per channel, then 1×1: every channel's part of Ŵ in two factors between its taps
+    and the outputs."""
 
     site: Site
     window: Window
+    multiplier: int = 1
     skip: bool = False
 
     @property
     def label(self) -> str:
-        return f"depthwise-separable {named(self.window)}" + " + skip" * self.skip
+        return titled("depthwise-separable", named(self.window), f"x{self.multiplier}", skip=self.skip)
 
     @staticmethod
     def propose(site: Site) -> Iterator[Student]:
         for window in site.windows():
             if prod(window.kernel) > 1 and site.channels > 1:
-                for skip in site.skips():
-                    yield DepthwiseSeparable(site, window, skip)
+                for multiplier in MULTIPLIERS:
+                    if multiplier < min(prod(window.kernel), site.out_channels):
+                        yield from (DepthwiseSeparable(site, window, multiplier, skip) for skip in site.skips())
 
     def requests(self) -> tuple[Request, ...]:
         return (self.site.request(self.window, self.skip),)
 
     def blank(self) -> tuple[Op, ...]:
-        depth = zeros(self.site.channels, 1, *self.window.kernel)
-        return self._ops(depth, zeros(self.site.out_channels, self.site.channels), zeros(self.site.out_channels))
+        middle, out = self.site.channels * self.multiplier, self.site.out_channels
+        return self._ops(unset(middle, 1, *self.window.kernel), unset(out, middle), unset(out))
 
     def _ops(self, depth: Matrix, point: Matrix, bias: Matrix) -> tuple[Op, ...]:
         point = point.reshape(*point.shape, *(1,) * len(self.window.kernel))
@@ -214,18 +193,9 @@ class DepthwiseSeparable:
 
     def fit(self, moments: Moments) -> Fit:
         (request,) = self.requests()
-        regression, weight = moments.regression(request), moments.regression(request).weight
-        taps, channels, gram, cross = prod(self.window.kernel), self.site.channels, regression.gram, regression.cross
-        depth = np.linalg.svd(weight.reshape(channels, taps, -1), full_matrices=False)[0][:, :, 0]
-        point = np.zeros((channels, cross.shape[1]))
-        for _ in range(SWEEPS):
-            lift = np.zeros((channels * taps, channels))
-            lift[np.arange(channels * taps), np.repeat(np.arange(channels), taps)] = depth.reshape(-1)
-            point = ridge_solve(lift.T @ gram @ lift, lift.T @ cross)
-            mixed = np.repeat(np.repeat(point @ point.T, taps, 0), taps, 1)
-            right = np.einsum("cto,co->ct", cross.reshape(channels, taps, -1), point).reshape(-1, 1)
-            depth = ridge_solve(gram * mixed, right).reshape(channels, taps)
-        full = (depth[:, :, None] * point[:, None, :]).reshape(channels * taps, -1)
-        # the last sweep moved `depth` after `point`: both stand in `full`
-        ops = self._ops(depth.reshape(channels, 1, *self.window.kernel), point.T, regression.bias(full))
+        regression = moments.regression(request)
+        depth, point = depthwise_factors(regression, self.site.channels, self.multiplier)
+        full = np.swapaxes(depth, 1, 2) @ point.reshape(self.site.channels, self.multiplier, -1)
+        full = full.reshape(regression.cross.shape)
+        ops = self._ops(depth.reshape(-1, 1, *self.window.kernel), point.T, regression.bias(full))
         return Fit(ops, *regression.error(full))

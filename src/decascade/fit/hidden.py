@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv
-from decascade.fit.least_squares import Matrix, eliminate, ridge_solve
+from decascade.fit.least_squares import Matrix, ridge_solve
 from decascade.fit.moments import LARGEST, Moments
-from decascade.fit.students import Fit, Site, Student, kernel_of, named, zeros
+from decascade.fit.students import Fit, Site, Student, kernel_of, named, titled, unset
 from decascade.fit.windows import Request, Window
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import (
@@ -147,16 +147,15 @@ def _again(op: Op, weight: Matrix, bias: Matrix | None) -> Op:
 
 @dataclass(frozen=True, eq=False)
 class Narrowed:
-    """The segment's own layers with `eighths`/8 of the hidden channels; every layer that reads fewer is fitted again."""
+    """The segment's own layers with fewer hidden channels, `widths`; every layer that reads fewer is fitted again.
+
+    With more than one hidden layer its errors are an estimate: the explained shares of the layers, multiplied.
+    """
 
     site: Site
     links: tuple[_Link, ...]
-    eighths: int
+    widths: tuple[int, ...]
     skip: bool = False
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return tuple(max(1, link.conv.out_channels * self.eighths // 8) for link in self.links[:-1])
 
     @property
     def label(self) -> str:
@@ -167,7 +166,9 @@ class Narrowed:
     def propose(site: Site) -> Iterator[Student]:
         links = _links(site)
         if links is not None and len(links) > 1 and all(len(link.owner_rows()) <= LARGEST for link in links[1:]):
-            yield from (Narrowed(site, links, eighths) for eighths in EIGHTHS)
+            hidden = [link.conv.out_channels for link in links[:-1]]
+            widths = dict.fromkeys(tuple(max(1, n * eighths // 8) for n in hidden) for eighths in EIGHTHS)
+            yield from (Narrowed(site, links, w) for w in widths if any(a < b for a, b in zip(w, hidden, strict=True)))
 
     def requests(self) -> tuple[Request, ...]:
         return tuple(link.request() for link in self.links[1:])
@@ -178,7 +179,7 @@ class Narrowed:
     def fit(self, moments: Moments) -> Fit:
         kept = list[Index]()
         for width, link in zip(self.widths, self.links[1:], strict=True):
-            order = _order(moments, link.request(), link.owner_rows())
+            order = moments.order(link.request(), link.owner_rows())
             kept.append(np.sort(order[len(order) - width:]))
         return Fit(*self._ops(kept, moments))
 
@@ -193,17 +194,12 @@ class Narrowed:
             out = kept[i + 1] if i + 1 < len(kept) else np.arange(link.conv.out_channels)
             if moments is None:
                 width = len(kept[i]) * (len(link.owner) // self.links[i].conv.out_channels)
-                ops.append(_again(link.node.op, zeros(len(out), width, *link.conv.kernel), zeros(len(out))))
+                ops.append(_again(link.node.op, unset(len(out), width, *link.conv.kernel), unset(len(out))))
                 continue
             weight, bias, errors = _refit(link, kept[i], moments)
             explained, fitted = explained * (1 - errors[0]), fitted * (1 - errors[1])
             ops.append(_again(link.node.op, weight[out], bias[out]))
         return tuple(ops), 1 - explained, 1 - fitted
-
-
-def _order(moments: Moments, request: Request, owner: Index) -> Index:
-    """The channels that a regression reads in the order in which they should go, cheapest first."""
-    return moments.shared(request, ("order", owner.tobytes()), lambda found: eliminate(found.gram, found.cross, owner))
 
 
 def _refit(link: _Link, kept: Index, moments: Moments) -> tuple[Matrix, Matrix, tuple[float, float]]:
@@ -231,7 +227,7 @@ class OneHidden:
     @property
     def label(self) -> str:
         first = "x".join(map(str, _conv(self.first).kernel))
-        return f"one hidden layer {first} {self.width}, {named(self.window)}".rstrip(", ") + " + skip" * self.skip
+        return titled("one hidden layer", first, f"n={self.width}", named(self.window), skip=self.skip)
 
     @staticmethod
     def propose(site: Site) -> Iterator[Student]:
@@ -249,8 +245,8 @@ class OneHidden:
         return (Request(self.activation.output, self.window, segment.exit, segment.entry if self.skip else ""),)
 
     def blank(self) -> tuple[Op, ...]:
-        weight = zeros(self.site.out_channels, self.width, *self.window.kernel)
-        return self._ops(np.arange(self.width), weight, zeros(self.site.out_channels))
+        weight = unset(self.site.out_channels, self.width, *self.window.kernel)
+        return self._ops(np.arange(self.width), weight, unset(self.site.out_channels))
 
     def _ops(self, kept: Index, weight: Matrix, bias: Matrix) -> tuple[Op, ...]:
         conv, op = _conv(self.first), self.first.op
@@ -263,7 +259,7 @@ class OneHidden:
         (request,) = self.requests()
         regression, taps = moments.regression(request), prod(self.window.kernel)
         owner = np.repeat(np.arange(len(regression.gram) // taps), taps)
-        kept = np.sort(_order(moments, request, owner)[-self.width:])
+        kept = np.sort(moments.order(request, owner)[-self.width:])
         rows = np.flatnonzero(np.isin(owner, kept))
         full = np.zeros_like(regression.cross)
         full[rows] = ridge_solve(regression.gram[np.ix_(rows, rows)], regression.cross[rows])

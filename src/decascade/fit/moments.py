@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from math import prod
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from decascade.fit.least_squares import Patches, Regression
+from decascade.fit.least_squares import Patches, Regression, eliminate
 from decascade.fit.sums import BLOCK, Sums, places_of
 from decascade.fit.windows import Request, Window, patches_per_unknown
 
@@ -30,7 +31,6 @@ LARGEST = 4608
 """Unknowns per output that a fit may have; Gram matrices grow with its square."""
 RECENT = 256 * 2**20
 """Bytes of matrices of windows that are kept at hand while students are fitted."""
-Found = TypeVar("Found")
 
 
 class Moments:
@@ -42,7 +42,7 @@ class Moments:
     def __init__(self, groups: Mapping[Request, Sums]) -> None:
         self._groups = groups
         self._recent = dict[tuple[int, Window], tuple[Patches, dict[Request, Regression]]]()
-        self._shared = dict[tuple[Request, Any], Any]()
+        self._orders = dict[tuple[Request, bytes], NDArray[np.int64]]()
 
     def regression(self, request: Request) -> Regression:
         """The moments of a request that was collected."""
@@ -52,11 +52,14 @@ class Moments:
             regressions[request] = group.regression(request, patches)
         return regressions[request]
 
-    def shared(self, request: Request, what: Any, find: Callable[[Regression], Found]) -> Found:
-        """What `find` makes of a request's regression, found once for all students that call it by the same name."""
-        if (request, what) not in self._shared:
-            self._shared[request, what] = find(self.regression(request))
-        return self._shared[request, what]
+    def order(self, request: Request, owner: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The channels that a request's patches have, `owner` for each row of G, in the order in which they should go, cheapest
+        first; found once."""
+        key = (request, owner.tobytes())
+        if key not in self._orders:
+            regression = self.regression(request)
+            self._orders[key] = eliminate(regression.gram, regression.cross, owner)
+        return self._orders[key]
 
     def _at_hand(self, group: Sums, window: Window) -> tuple[Patches, dict[Request, Regression]]:
         key = (id(group), window)

@@ -94,7 +94,7 @@ class Student(Protocol):
         ...
 
     def blank(self) -> tuple[Op, ...]:
-        """The operations with zeros for weights: all that costs need."""
+        """The operations with their weights `unset`: all that costs need."""
         ...
 
     def fit(self, moments: Moments) -> Fit:
@@ -107,9 +107,9 @@ def bends(op: Op) -> bool:
     return isinstance(op, Activation) or (isinstance(op, (Pool, GlobalPool)) and op.kind == "max")
 
 
-def zeros(*shape: int) -> Array:
-    """Zeros that take no memory."""
-    return np.broadcast_to(np.float64(0), shape)
+def unset(*shape: int) -> Array:
+    """Weights that are not known yet, in no memory: neither 0 nor 1, which would cost nothing."""
+    return np.broadcast_to(np.float64(0.5), shape)
 
 
 def layer(weight: Array, bias: Array | None, window: Window | None = None, site: Site | None = None, groups: int = 1) -> Op:
@@ -128,6 +128,10 @@ def named(window: Window) -> str:
     return kernel + (f"/{max(window.stride)}" if any(s > 1 for s in window.stride) else "")
 
 
+def titled(*words: str, skip: bool = False) -> str:
+    return " ".join([*filter(None, words), *["+ skip"] * skip])
+
+
 def kernel_of(weight: Matrix, window: Window) -> Array:
     """W, (C·ΠK, O), as the weight of a convolution, (O, C, *K)."""
     return weight.T.reshape(weight.shape[1], -1, *window.kernel)
@@ -143,7 +147,7 @@ class OneConv:
 
     @property
     def label(self) -> str:
-        return f"conv {named(self.window)}".strip() if self.window.kernel else "dense"
+        return titled("conv" if self.window.kernel else "dense", named(self.window))
 
     @staticmethod
     def propose(site: Site) -> Iterator[Student]:
@@ -155,7 +159,7 @@ class OneConv:
 
     def blank(self) -> tuple[Op, ...]:
         shape = (self.site.out_channels, self.site.channels, *self.window.kernel)
-        return (layer(zeros(*shape), zeros(shape[0]), self.window, self.site),)
+        return (layer(unset(*shape), unset(shape[0]), self.window, self.site),)
 
     def fit(self, moments: Moments) -> Fit:
         (request,) = self.requests()
@@ -182,7 +186,7 @@ class Dropped:
         return (self.site.request(Window((1,) * rank, (1,) * rank, (0,) * rank), False),)
 
     def blank(self) -> tuple[Op, ...]:
-        return (Affine(zeros(self.site.channels), zeros(self.site.channels)),)
+        return (Affine(unset(self.site.channels), unset(self.site.channels)),)
 
     def fit(self, moments: Moments) -> Fit:
         regression = moments.regression(self.requests()[0])
