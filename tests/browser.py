@@ -90,14 +90,17 @@ class Browser:
             self.requests.append(params["request"]["url"])
 
     def open(self, path: Path, width: int = 1280, height: int = 900, dark: bool = False, phone: bool = False) -> None:
-        """Load a file in a fresh page of this size and wait until it has loaded."""
-        target = self._send("Target.createTarget", at_root=True, url="about:blank")["targetId"]
-        self.session = self._send("Target.attachToTarget", at_root=True, targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self._send(f"{domain}.enable")
+        """Load a file in a page of this size, with nothing stored by those before, and wait until it has loaded."""
+        if not self.session:
+            target = self._send("Target.createTarget", at_root=True, url="about:blank")["targetId"]
+            self.session = self._send("Target.attachToTarget", at_root=True, targetId=target, flatten=True)["sessionId"]
+            for domain in ("Page", "Runtime", "Log", "Network"):
+                self._send(f"{domain}.enable")
+        else:
+            self.run("localStorage.clear()")
         self._send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self._send("Emulation.setEmulatedMedia", features=[scheme])
+        media = {"prefers-color-scheme": "dark" if dark else "light", "prefers-reduced-motion": "reduce"}
+        self._send("Emulation.setEmulatedMedia", features=[{"name": k, "value": v} for k, v in media.items()])
         self.problems.clear()
         self.requests.clear()
         self.events.clear()
@@ -112,6 +115,15 @@ class Browser:
             details = found["exceptionDetails"]
             raise PageError(details.get("exception", {}).get("description") or details["text"])
         return found["result"].get("value")
+
+    def settle(self) -> None:
+        """Wait until what was set off has been drawn."""
+        self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def set(self, selector: str, value: str) -> None:
+        """Choose the value of a field."""
+        self.run(f"""(() => {{ const field = document.querySelector({json.dumps(selector)});
+            field.value = {json.dumps(value)}; field.dispatchEvent(new Event("change")); }})()""")
 
     def click(self, selector: str) -> None:
         """A real click in the middle of what the selector finds, scrolled into view first."""

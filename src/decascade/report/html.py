@@ -103,7 +103,8 @@ def _checked(f: VerificationFacts | ProofFacts, title: str) -> dict[str, Any]:
     else:
         verdict = "The same function up to rounding." if f.same else f"Not the same function: {f.complaint}."
         checks, tiles = check_parts(f, "Verification", ("first", "second")), [_verified(f)]
-    empty: dict[str, Any] = {"unit": "", "cascades": [], "graphs": None, "compression": None, "measures": [], "activations": []}
+    parts = ("cascades", "measures", "activations", "words")
+    empty: dict[str, Any] = {"unit": "", "graphs": None, "compression": None, **{part: [] for part in parts}}
     return {
         "title": title or "Two models compared", "action": "verify", "verdict": verdict, "tiles": tiles, "promises": [],
         "drawn": False, "cascades": False, "notes": [], "checks": checks, "after_word": "", "merged_word": "", "footer": "",

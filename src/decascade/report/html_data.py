@@ -23,14 +23,24 @@ DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 def page_data(report: Report) -> dict[str, Any]:
     """The report as the scripts want it: plain JSON."""
+    words = _Words()
     return {
         "unit": report.cost.unit,
-        "cascades": _cascades(report.cascades),
-        "graphs": _graphs(report),
+        "cascades": _cascades(report.cascades, words),
+        "graphs": _graphs(report, words),
         "compression": None if report.compression is None else asdict(report.compression),
         "measures": [asdict(m) for m in report.measures],
         "activations": [row for i, found in enumerate(report.certificates) for row in _activations(found, i)],
+        "words": list(words),  # last: it is filled by the others
     }
+
+
+class _Words(dict[Any, int]):
+    """Names, kinds, shapes, reasons: each once, the rows name their places."""
+
+    def __missing__(self, word: Any) -> int:
+        self[word] = len(self)
+        return len(self) - 1
 
 
 def too_large(report: Report) -> bool:
@@ -47,11 +57,11 @@ def finite(value: Any) -> Any:
     return [finite(v) for v in value] if isinstance(value, list | tuple) else value  # type: ignore[misc]
 
 
-def _cascades(rows: Sequence[CascadeFacts]) -> list[Any]:
+def _cascades(rows: Sequence[CascadeFacts], words: _Words) -> list[Any]:
     mapped = [i for i, c in enumerate(rows) if c.error is not None and c.error.map is not None]
     # the worst first, measured by what rounding can explain
     worst = set(sorted(mapped, key=lambda i: -_share(rows[i]))[:MAPS])
-    return [_cascade(c, i in worst) for i, c in enumerate(rows)]
+    return [_cascade(c, i in worst, words) for i, c in enumerate(rows)]
 
 
 def _share(row: CascadeFacts) -> float:
@@ -59,12 +69,13 @@ def _share(row: CascadeFacts) -> float:
     return 0.0 if e is None or not e.allowed or not isfinite(e.max_abs / e.allowed) else e.max_abs / e.allowed
 
 
-def _cascade(c: CascadeFacts, mapped: bool) -> list[Any]:
+def _cascade(c: CascadeFacts, mapped: bool, words: _Words) -> list[Any]:
     cost, e = c.cost, c.error
     error = None if e is None else [e.max_abs, e.max_rel, e.allowed, e.samples]
     drawn = None if e is None or e.map is None or not mapped else _map(e.map, e.allowed)
-    return [c.layers, c.decision, c.tier, c.reason, c.border, cost.before, cost.after, cost.parameters_before,
-            cost.parameters_after, error, drawn]
+    told = [words[w] for w in (c.decision, c.tier, c.reason, c.border)]
+    return [[words[name] for name in c.layers], *told, cost.before, cost.after, cost.parameters_before, cost.parameters_after,
+            error, drawn]
 
 
 def _map(found: ErrorMap, allowed: float) -> list[Any]:
@@ -102,26 +113,26 @@ def _letters(row: Mapping[str, Any]) -> str:
                    for status, regime in zip(row["status"], row["regime"], strict=True))
 
 
-def _graphs(report: Report) -> dict[str, Any] | None:
+def _graphs(report: Report, words: _Words) -> dict[str, Any] | None:
     graphs = report.graphs
     if graphs is None or too_large(report):
         return None
     before, after = layouts(graphs)
     return {
-        "before": _drawn(graphs.before, before, ()), "after": _drawn(graphs.after, after, graphs.before),
+        "before": _drawn(graphs.before, before, (), words), "after": _drawn(graphs.after, after, graphs.before, words),
         "rows": max((*before.rows, *after.rows), default=0) + 1,
     }
 
 
-def _drawn(nodes: Sequence[NodeFacts], layout: Layout, old: Sequence[NodeFacts]) -> dict[str, Any]:
-    rows = [_node(n, y, x, old) for n, y, x in zip(nodes, layout.rows, layout.columns, strict=True)]
+def _drawn(nodes: Sequence[NodeFacts], layout: Layout, old: Sequence[NodeFacts], words: _Words) -> dict[str, Any]:
+    rows = [_node(n, y, x, old, words) for n, y, x in zip(nodes, layout.rows, layout.columns, strict=True)]
     return {"nodes": rows, "edges": layout.edges, "width": layout.width}
 
 
-def _node(n: NodeFacts, y: int, x: int, old: Sequence[NodeFacts]) -> list[Any]:
+def _node(n: NodeFacts, y: int, x: int, old: Sequence[NodeFacts], words: _Words) -> list[Any]:
     """A kept node says only what differs from what it was."""
-    layers: Any = 0 if n.layers == (n.name,) else n.layers
-    told: Any = [n.name, n.kind, layers, n.shape, n.cost, n.parameters]
+    layers: Any = 0 if n.layers == (n.name,) else [words[name] for name in n.layers]
+    told: Any = [words[n.name], words[n.kind], layers, words[n.shape], n.cost, n.parameters]
     if n.same is not None and n.same < len(old):
         o = old[n.same]
         if (o.kind, o.shape, o.cost, o.parameters, o.layers) == (n.kind, n.shape, n.cost, n.parameters, n.layers):

@@ -1,11 +1,13 @@
 // The data in objects, elements, numbers in words, the tooltip, and which cascade is chosen.
 
 const data = JSON.parse(document.getElementById("data").textContent);
+const word = (place) => data.words[place];
 const byId = (id) => document.getElementById(id);
 
 // Field order is that of html_data.py.
 const cascades = data.cascades.map((row, index) => {
-  const [layers, decision, tier, reason, border, before, after, parametersBefore, parametersAfter, error, map] = row;
+  const [layers, ...told] = [row[0].map(word), ...row.slice(1, 5).map(word)], [decision, tier, reason, border] = told;
+  const [before, after, parametersBefore, parametersAfter, error, map] = row.slice(5);
   const [maxAbs, maxRel, allowed, samples] = error || [];
   return {
     index, layers, decision, tier, reason: reason.replaceAll("->", "→"), border, before, after, parametersBefore, parametersAfter,
@@ -17,8 +19,11 @@ const cascades = data.cascades.map((row, index) => {
 function graphOf(drawn, old) {
   const nodes = drawn.nodes.map(([told, rows, y, x], index) => {
     if (typeof told === "number") return { ...old[told], index, cascades: rows, y, x };
-    const [name, kind, layers, shape, cost, parameters] = told;
-    return { index, name, kind, layers: layers === 0 ? [name] : layers, shape, cost, parameters, cascades: rows, y, x };
+    const [place, kind, layers, shape, cost, parameters] = told, name = word(place);
+    return {
+      index, name, kind: word(kind), layers: layers === 0 ? [name] : layers.map(word), shape: word(shape), cost, parameters,
+      cascades: rows, y, x,
+    };
   });
   return { nodes, edges: drawn.edges, width: drawn.width };
 }

@@ -56,14 +56,14 @@ function plot({ title, xName, yName, series, xLog, yLog }) {
   });
   const named = series.filter((s) => s.name);
   const keys = series.length > 1 ? [make("p", { class: "hint" }, named.map((s) => make("span", { class: "legend-key" }, [
-    make("span", { class: `key b${(s.colour ?? series.indexOf(s)) % 6}` }), make("span", { class: "names", text: `${s.name}   ` })])))] : [];
+    make("span", { class: `key b${(s.colour ?? series.indexOf(s)) % 6}` }), make("span", { class: "names", text: s.name })])))] : [];
   return make("figure", {}, [make("figcaption", { text: title }),
     draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}: ${yName} against ${xName}` }, parts), ...keys]);
 }
 
 // Columns by place in the network: before above, after below, on one scale.
-function costColumns(field, unit) {
-  const [width, height, left, top] = [1000, 300, 70, 8], middle = 150, tall = middle - top - 10;
+function costColumns(field, unit, width) {
+  const [height, left, top] = [300, 62, 8], middle = 150, tall = middle - top - 10;
   const rows = new Map();
   for (const [graph, key] of [[before, "was"], [after, "is"]]) for (const n of graph.nodes) if (n[field] > 0) {
     const row = rows.get(n.y) || { was: 0, is: 0, names: { was: [], is: [] }, cascades: [], made: false };

@@ -6,7 +6,7 @@ const FULL = 400; // nodes up to which everything is drawn for print
 
 class Pane {
   constructor(holder, graph, side) {
-    Object.assign(this, { holder, graph, side, drawnFrom: 0, drawnTo: -1 });
+    Object.assign(this, { holder, graph, side, drawnFrom: 0, drawnTo: -1, marked: new Set() });
     this.height = data.graphs.rows * NODE.row;
     this.layer = draw("g", { transform: `translate(0 ${NODE.row / 2})` });
     this.svg = draw("svg", { role: "img", "aria-label": `${graph.nodes.length} operations, ${side}` }, [this.layer]);
@@ -48,7 +48,7 @@ class Pane {
     const path = x === null
       ? `M${u.x} ${top}${curve(u.x, top, v.x, bottom)}`
       : `M${u.x} ${top}${curve(u.x, top, x, top + gap)}L${x} ${bottom - gap}${curve(x, bottom - gap, v.x, bottom)}`;
-    const inside = chosen !== null && u.cascades.includes(chosen) && v.cascades.includes(chosen);
+    const inside = this.marked.has(u) && this.marked.has(v);
     return draw("path", { d: path, class: inside ? "edge chosen" : "edge" });
   }
 
@@ -57,7 +57,7 @@ class Pane {
     const label = [draw("text", { x: corner.x + 9, y: corner.y + 15, text: clip(node.kind, 27) })];
     label.push(draw("text", { class: "sub", x: corner.x + 9, y: corner.y + 29, text: clip(nameOf(node), 25, true) }));
     return draw("g", {
-      class: `node ${moodOf(node, this.side)}${chosen !== null && node.cascades.includes(chosen) ? " chosen" : ""}`,
+      class: `node ${moodOf(node, this.side)}${this.marked.has(node) ? " chosen" : ""}`,
       "data-node": node.index,
       on: { click: () => pick(node, this.side), ...hinted(tellNode(node)) },
     }, [draw("rect", { ...corner, width: NODE.width, height: NODE.height, rx: 7 }), ...label]);
@@ -100,12 +100,14 @@ function pick(node, side) {
 
 const members = (graph, index) => graph.nodes.filter((n) => n.cascades.includes(index));
 
-// A cascade that was left as a whole may have parts that were merged: what stands for those belongs to it as well.
+// A cascade that was left as a whole may have parts that were merged, and what a merge made may have been replaced in turn:
+// what stands for those belongs to it as well.
 function versionsOf(index) {
   const old = members(before, index);
   const parts = new Set(old.flatMap((n) => n.cascades).filter((i) => cascades[i].decision === "merged"));
-  const wanted = cascades[index].decision === "merged" ? new Set([index]) : new Set([index, ...parts]);
-  return { old, new: after.nodes.filter((n) => n.cascades.some((i) => wanted.has(i))) };
+  const made = (rows) => after.nodes.filter((n) => n.cascades.some((i) => rows.has(i)));
+  const own = cascades[index].decision === "merged" ? made(new Set([index])) : [];
+  return { old, new: own.length ? own : made(new Set([index, ...parts])) };
 }
 
 function nodeTable(title, nodes) {
@@ -200,10 +202,13 @@ function startGraph() {
     byId("which").textContent = index === null ? "no cascade chosen" : `cascade ${index + 1} of ${cascades.length}`;
     detail(index);
     if (index !== null && origin !== "graph") reveal(index);
+    const versions = index === null ? { old: [], new: [] } : versionsOf(index);
+    panes[0].marked = new Set(versions.old);
+    panes[1].marked = new Set(versions.new);
     both((pane) => pane.refresh(true));
   });
   side("before");
-  setZoom(Math.min(1, Math.max(0.6, (visible().holder.clientWidth - 8) / widest)));
+  setZoom(Math.min(1, Math.max(0.75, (visible().holder.clientWidth - 8) / widest)));
   both((pane) => (pane.holder.scrollTop = 0));
   both((pane) => (pane.holder.scrollLeft = 0));
   addEventListener("resize", () => both((pane) => pane.refresh(true)));

@@ -8,7 +8,7 @@ function startCosts() {
   byId("measure").append(...options.map(([value, text]) => make("option", { value, text })));
   const refresh = () => {
     const [field, unit] = options.find(([value]) => value === byId("measure").value);
-    byId("cost-bars").replaceChildren(costColumns(field, unit));
+    byId("cost-bars").replaceChildren(costColumns(field, unit, Math.max(320, byId("cost-bars").clientWidth)));
     mark(chosen);
   };
   const mark = (index) => {
@@ -16,6 +16,7 @@ function startCosts() {
       column.classList.toggle("chosen", index !== null && column.dataset.cascades.split(" ").includes(String(index)));
   };
   byId("measure").addEventListener("change", refresh);
+  addEventListener("resize", refresh);
   onChoice(mark);
   refresh();
 }
