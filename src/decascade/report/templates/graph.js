@@ -2,7 +2,7 @@
 
 const NODE = { width: 176, height: 36, row: 58 };
 const MARGIN = 12;
-const FULL = 400; // nodes up to which everything is drawn for print
+const PRINTED = 80; // rows up to which the drawing is readable on a sheet of paper
 
 class Pane {
   constructor(holder, graph, side) {
@@ -212,7 +212,8 @@ function startGraph() {
   both((pane) => (pane.holder.scrollTop = 0));
   both((pane) => (pane.holder.scrollLeft = 0));
   addEventListener("resize", () => both((pane) => pane.refresh(true)));
-  addEventListener("beforeprint", () => both((pane) => pane.refresh(true, pane.graph.nodes.length <= FULL)));
+  graphs.classList.toggle("long", data.graphs.rows > PRINTED);
+  addEventListener("beforeprint", () => both((pane) => pane.refresh(true, true)));
 }
 
 function draggable(holder) {
