@@ -50,7 +50,7 @@ def test_a_name_that_is_taken_and_back_again(rng):
     twice = guarded(once, Box.of(once, (0, 2)))
     check(twice)
     assert twice.outputs[1:] == (GUARD, f"{GUARD}_2")
-    again = unguarded(once)
+    again = unguarded(once, GUARD)
     assert [n.name for n in again.nodes] == [n.name for n in graph.nodes]
     assert again.outputs == graph.outputs
 

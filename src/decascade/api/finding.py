@@ -19,7 +19,6 @@ from decascade.checking.samples import DEFAULT, Batch, Ranges, from_data
 from decascade.checking.seals import Seal, digest, from_text
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph
-from decascade.regions.guard import GUARD
 from decascade.regions.linearise import Claim
 from decascade.regions.merge import Cascade, Options, merge_graph
 from decascade.regions.proven import merge_with
@@ -73,19 +72,18 @@ class Found:
     claims: tuple[Claim, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     notes: tuple[str, ...] = ()
-    guard: bool = False
 
     @property
     def observed(self) -> bool:
         """Whether something rests on the data alone."""
         return any(c.tier == "observed" for c in self.claims)
 
-    def seal(self, subject: Subject) -> Seal:
-        """The certificate for the model's metadata."""
+    def seal(self, subject: Subject, guard: str) -> Seal:
+        """The certificate for the model's metadata; `guard`: the output that is one."""
         source = subject.document.source
         box = self.box.facts() if self.box is not None else {}
         return Seal(source.name if source is not None else "", digest(source), box, self.claims,
-                    sum(map(_count, self.batches)) if self.observed else 0, GUARD if self.guard else "")
+                    sum(map(_count, self.batches)) if self.observed else 0, guard)
 
     @property
     def validity(self) -> ValidityFacts | None:
@@ -116,15 +114,14 @@ def find(subject: Subject, options: Options, asked: Asked, progress: Progress | 
         check_inside(list(data), box)
     if asked.wanted == "exact":
         merged, cascades = merge_graph(graph, options, progress)
-        return Found(merged, graph, cascades, limits, box, data, notes=notes, guard=asked.guard)
+        return Found(merged, graph, cascades, limits, box, data, notes=notes)
     seconds, seed = asked.prove_seconds, asked.seed
     proofs = None if box is None else prove(graph, box, seconds, _joined(data), progress, seed, thorough=False)
     sights = observe(graph, data, progress) if asked.wanted == "observed" else None
     found = merge_with(graph, proofs, options, progress, sights)
     certificates = tuple(c for c in (proofs, sights) if c is not None)
     told = tuple(note for c in certificates for note in c.notes)
-    return Found(found.graph, found.reference, found.cascades, limits, box, data, found.claims, certificates, (*notes, *told),
-                 asked.guard)
+    return Found(found.graph, found.reference, found.cascades, limits, box, data, found.claims, certificates, (*notes, *told))
 
 
 def samples_of(subject: Subject, data: object) -> list[Batch]:

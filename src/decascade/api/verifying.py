@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,15 @@ class _Pair:
     def of(first: Subject, second: Subject) -> _Pair:
         mine, other = derived(seals_of(first), seals_of(second))
         base = first if not mine else second if not other else None
-        bare = [without_guard(s) if any(x.guard for x in own) else s for s, own in ((first, mine), (second, other))]
+        bare = [_bare(first, mine), _bare(second, other)]
         return _Pair(bare[0], bare[1], tuple(s for s in (*mine, *other) if s.claims), base)
+
+
+def _bare(subject: Subject, seals: Sequence[Seal]) -> Subject:
+    """The model without the guards that it has beyond the other."""
+    for name in (s.guard for s in reversed(seals) if s.guard):
+        subject = without_guard(subject, name)
+    return subject
 
 
 def verify(

@@ -1,7 +1,8 @@
 """A further output that tells whether an input lies outside of a box: 0 for inputs within it, above 0 for all others.
 
 Per channel the largest of x − hi and lo − x over all positions, where that is positive; summed over channels.  A difference of
-two floating-point numbers of one type is 0 only where they are equal, and has the right sign, so the ends count as inside.
+two floating-point numbers of one type is 0 only where they are equal, and has the right sign, so the ends count as inside;
+only a runtime that flushes subnormal numbers to zero misses differences below the least normal number (float32: 1.2e-38).
 Plain layers (a shift, ReLU, max pool, a dense layer of ones), so that every tool chain takes it.
 """
 
@@ -23,7 +24,7 @@ GUARD = "outside_input_range"
 
 
 def guarded(graph: Graph, box: Box) -> Graph:
-    """The graph with the further output, its last.
+    """The graph with the further output, `GUARD` where that is free, as its last.
 
     Raises:
         UsageError: an input that holds no floating-point numbers, or whose shape is not known.
@@ -86,11 +87,17 @@ class _Made:
         return infer_graph(replace(self.old, nodes=(*self.old.nodes, *self.nodes), outputs=outputs, tensors=tensors))
 
 
-def unguarded(graph: Graph) -> Graph:
-    """The graph without its last output, and what leads to that alone."""
-    wanted, kept = set(graph.outputs[:-1]), list[Node]()
+def guard_of(graph: Graph, name: str) -> str:
+    """The guard among the outputs of a graph that was read again: PyTorch's have no names, there it is the last."""
+    return name if name in graph.outputs else graph.outputs[-1]
+
+
+def unguarded(graph: Graph, name: str) -> Graph:
+    """The graph without the output, and without what leads to that alone."""
+    outputs = tuple(n for n in graph.outputs if n != name)
+    wanted, kept = set(outputs), list[Node]()
     for node in reversed(graph.nodes):
         if wanted.intersection(node.outputs):
             kept.append(node)
             wanted.update(node.inputs)
-    return replace(graph, outputs=graph.outputs[:-1]).with_nodes(kept[::-1])
+    return replace(graph, outputs=outputs).with_nodes(kept[::-1])
