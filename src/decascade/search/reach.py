@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from decascade.algebra.conv import Conv
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Activation, Add, Affine, BiasMap, Concat, Dense, Identity, Pool, Select
+from decascade.ir.ops import Activation, Add, Affine, BiasMap, Concat, Dense, Identity, Op, Pad, Pool, Select, Slice
 from decascade.search.segments import Segment, nodes_of
 
 POINTWISE = (Activation, Affine, BiasMap, Identity, Select)
@@ -36,7 +36,8 @@ class Reach:
 
 
 def reach_of(graph: Graph, segment: Segment) -> Reach | None:
-    """The reach of a segment; None where no one convolution has such a form (upsampling, flattening, mixed strides)."""
+    """The reach of a segment; None where no one convolution has such a form (upsampling, flattening, mixed strides, a softmax
+    over positions)."""
     shape = graph.shape(segment.entry)
     if shape is None or len(shape) < 2:
         return None
@@ -53,13 +54,18 @@ def reach_of(graph: Graph, segment: Segment) -> Reach | None:
 def _step(node: Node, inputs: list[Reach]) -> Reach | None:
     op, x = node.op, inputs[0]
     if isinstance(op, POINTWISE):
-        return x
+        return None if _mixes_positions(op, len(x.stride)) else x
     if isinstance(op, Dense):
         return x if not x.stride else None
     if isinstance(op, (Conv, Pool)):
         first = tuple(-before for before, _ in op.padding)
         last = tuple(f + d * (k - 1) for f, d, k in zip(first, op.dilation, op.kernel, strict=True))
         return x.then(op.stride, first, last)
+    if isinstance(op, (Pad, Slice)):
+        moved = [-before for before, _ in op.pads] if isinstance(op, Pad) else [0] * len(x.stride)
+        if isinstance(op, Slice):
+            moved[op.axis - 2] = op.start
+        return x.then((1,) * len(moved), tuple(moved), tuple(moved))
     if isinstance(op, Add) or (isinstance(op, Concat) and op.axis == 1):
         if any(r.stride != x.stride for r in inputs):
             return None
@@ -67,3 +73,7 @@ def _step(node: Node, inputs: list[Reach]) -> Reach | None:
         stop = tuple(max(b) for b in zip(*(r.stop for r in inputs), strict=True))
         return Reach(x.stride, start, stop)
     return None
+
+
+def _mixes_positions(op: Op, axes: int) -> bool:
+    return isinstance(op, Activation) and op.kind == "softmax" and int(op.params[0]) % (axes + 2) > 1
