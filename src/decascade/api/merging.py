@@ -87,14 +87,16 @@ def merge(
     subject = Subject(*read_model(model, input_shape))
     form, document = subject.format, subject.document
     found = find(subject, options, asked, progress)
-    native = form.write(document, found.graph if not guard or found.box is None else guarded(found.graph, found.box))
+    graph = found.graph if not guard or found.box is None else guarded(found.graph, found.box)
+    seal = found.seal(subject, graph.outputs[-1] if guard else "")
+    native = form.write(document, graph)
     if found.claims or guard:
-        native = form.annotated(native, to_text([*seals_of(subject), found.seal(subject)]))
+        native = form.annotated(native, to_text([*seals_of(subject), seal]))
     errors, verification, outside = [None] * len(found.cascades), None, None
     if verify:
         try:
             errors = _check_cascades(found, seed, 1 if work(subject) > LARGE else 4)
-            verification, outside = _check_model(subject, native, found, seed, progress)
+            verification, outside = _check_model(subject, native, found, seal.guard, seed, progress)
         except VerificationError as error:
             raise VerificationError(f"{error}; nothing was written") from error
     facts = tuple(cascade_facts(c, options.target.unit, e) for c, e in zip(found.cascades, errors, strict=True))
@@ -115,14 +117,14 @@ def _check_cascades(found: Found, seed: int, samples: int) -> list[ErrorFacts | 
 
 
 def _check_model(
-    subject: Subject, native: object, found: Found, seed: int, progress: Progress | None
+    subject: Subject, native: object, found: Found, guard: str, seed: int, progress: Progress | None
 ) -> tuple[VerificationFacts, VerificationFacts | None]:
     """The comparison that must hold: on random inputs, or, of what rests on data, on those; then also the one on random
     inputs, which need not."""
     rng, merged = np.random.default_rng(seed), Subject(subject.format, subject.format.read(native))
-    if found.guard and found.box is not None:
-        check_guard(merged, found.box, rng)
-        merged = without_guard(merged)
+    if guard and found.box is not None:
+        check_guard(merged, guard, found.box, rng)
+        merged = without_guard(merged, guard)
 
     def compared(chosen: Plan) -> VerificationFacts:
         return compare(subject, merged, chosen, rng, progress)
