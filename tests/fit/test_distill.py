@@ -129,6 +129,24 @@ def test_a_loss_that_is_no_number_is_rolled_back() -> None:
     assert found.history[-1].step == 40 * (173 // 32)
 
 
+def test_a_gradient_that_is_no_number_is_rolled_back() -> None:
+    """The loss is fine, the step ruins the weights and their average, and only the next loss shows it."""
+    calls = [0]
+
+    def loss(student: Any, original: Any, labels: Any) -> Any:
+        if torch.is_grad_enabled():
+            calls[0] += 1
+            if calls[0] == 58:
+                student["z"].register_hook(lambda gradient: gradient * float("nan"))
+        return (student["z"] - original["z"]).square().mean()
+
+    found = distill(STUDENT, ORIGINAL, samples(ORIGINAL), replace(QUICK, loss=loss, epochs=40))
+    (note,) = found.notes
+    assert note.startswith("the loss became nan at step 58: back to step 5")
+    assert all(np.isfinite(p.held) for p in found.history)
+    assert found.best.step > 58
+
+
 def test_a_training_that_always_falls_is_given_up() -> None:
     found = distill(STUDENT, ORIGINAL, samples(ORIGINAL), replace(QUICK, loss=poisoned({-1})))
     assert found.graph is STUDENT

@@ -433,6 +433,22 @@ def test_a_layer_that_is_called_twice_has_one_set_of_weights():
     assert np.array_equal(first.weight, 3 * layer.weight)
 
 
+def test_calls_of_one_layer_are_told_by_their_memory():
+    """Two calls of a user's layer, read one by one, hold views of the same weights; new layers that do are two layers."""
+    weight, bias = normal(2, 2, 1), normal(2, seed=1)
+    for origin, sets in (("mine",), 1), ((), 2):
+        calls = Conv(weight[:], bias[:]), Conv(weight[:], bias[:], 2)
+        nodes = (Node("a", calls[0], ("x",), ("u",), origin), Node("b", calls[1], ("u",), ("y",), origin))
+        module = Lowered(infer_graph(Graph(nodes, ("x",), ("y",), {"x": Tensor("x", ("N", 2, 4))})), "float64")
+        assert len(list(module.module.parameters())) == 2 * sets
+        with torch.no_grad():
+            module.weights["a"]["weight"].mul_(3)
+        first, second = (node.op for node in module.to_graph().nodes)
+        assert np.array_equal(first.weight, 3 * weight)
+        assert (second.weight is first.weight) == (sets == 1)
+        assert second.stride == (2,)
+
+
 def test_a_pinned_node_is_not_trained():
     module = Lowered(chain(Affine(np.ones(3), np.zeros(3)), pinned="it has hooks"))
     assert not module.weights["middle"]["scale"].requires_grad

@@ -40,8 +40,8 @@ class Lowered:
 
     `module` is a `torch.nn.Module` from the graph's inputs, in order, to its output (a tuple of several).  Tensors are in
     the graph's channels-first shapes; `channels_last` stores 2-D and 3-D maps and kernels with the channels innermost, which
-    is faster on most processors.  Nodes that hold the same op object share their parameters; those of a pinned node do not
-    ask for a gradient.
+    is faster on most processors.  A layer of the user's that is called twice, which is the same op object or the same memory
+    twice, has one set of parameters; those of a pinned node do not ask for a gradient.
 
     Raises:
         UsageError: torch is not installed, or a layer has more spatial axes than torch knows.
@@ -56,11 +56,10 @@ class Lowered:
         self._steps = dict[str, Step]()
         self.names = dict[str, dict[str, str]]()
         """The module's attributes that hold a node's weights and constants: node name, field, attribute."""
-        made = dict[int, str]()
+        made = dict[object, str]()
         for node in graph.nodes:
             step = self._steps[node.name] = _checked_step(node, self.dtype)
-            # the same op object twice is one layer that is called twice
-            first = made.setdefault(id(node.op), node.name)
+            first = made.setdefault(_identity(node, step), node.name)
             self.names[node.name] = self.names[first] if first != node.name else self.module.adopt(node, step)
         self.module.bind(graph, self._steps, self.names)
 
@@ -106,8 +105,8 @@ class Lowered:
 
     def to_graph(self) -> Graph:
         """The graph with the weights as they are now: changed arrays in float64, unchanged ops the identical objects."""
-        made = dict[int, Op]()
-        nodes = [self._current(node, made) for node in self.graph.nodes]
+        made, arrays = dict[int, Op](), dict[str, NDArray[np.float64]]()
+        nodes = [self._current(node, made, arrays) for node in self.graph.nodes]
         same = all(new is old for new, old in zip(nodes, self.graph.nodes, strict=True))
         return self.graph if same else replace(self.graph, nodes=tuple(nodes))
 
@@ -126,14 +125,16 @@ class Lowered:
                     raise UsageError(f"{name}: no {field} of shape {tuple(parameter.shape)} in the graph that was given")
                 parameter.data.copy_(tensor_of(array))
 
-    def _current(self, node: Node, made: dict[int, Op]) -> Node:
-        arrays = self._steps[node.name].weights
-        fields = self.names[node.name]
-        changed = {f: _float64(getattr(self.module, fields[f])) for f, a in arrays.items() if self._differs(fields[f], a)}
+    def _current(self, node: Node, made: dict[int, Op], arrays: dict[str, NDArray[np.float64]]) -> Node:
+        before, names = self._steps[node.name].weights, self.names[node.name]
+        changed = [field for field, array in before.items() if self._differs(names[field], array)]
         if not changed:
             return node
+        for name in (names[field] for field in changed):
+            if name not in arrays:
+                arrays[name] = _float64(getattr(self.module, name))
         if id(node.op) not in made:
-            made[id(node.op)] = with_arrays(node.op, changed)
+            made[id(node.op)] = with_arrays(node.op, {field: arrays[names[field]] for field in changed})
         return replace(node, op=made[id(node.op)])
 
     def _differs(self, attribute: str, array: NDArray[Any]) -> bool:
@@ -159,6 +160,14 @@ def _checked_step(node: Node, dtype: Any) -> Step:
         return step_of(node.op, dtype)
     except UsageError as error:
         raise UsageError(f"{node.name}: {error}") from None
+
+
+def _identity(node: Node, step: Step) -> object:
+    """What two nodes have in common that are calls of one layer."""
+    if not (node.origin and step.weights):
+        return id(node.op)
+    memory = (array.__array_interface__["data"][0] for array in step.weights.values())
+    return tuple(zip(step.weights, memory, (array.shape for array in step.weights.values()), strict=True))
 
 
 def _float64(parameter: Any) -> NDArray[np.float64]:

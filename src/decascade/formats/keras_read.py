@@ -49,6 +49,7 @@ class _Reader:
     parts: dict[str, Part] = field(default_factory=dict[str, Part])
     notes: list[str] = field(default_factory=list[str])
     used: set[str] = field(default_factory=set[str])
+    read: dict[Any, Chain | str] = field(default_factory=dict[Any, "Chain | str"])
 
     def add(self, call: Call) -> None:
         chain = self._chain(call)
@@ -93,7 +94,9 @@ class _Reader:
         elif extra := _extra(call):
             return f"it is called with {extra}"
         else:
-            chain = read(use)
+            # a layer that is called twice is the same operations twice, so that they can be trained as one
+            key = (id(call.operation), known, result)
+            chain = self.read[key] = self.read[key] if key in self.read else read(use)
         return chain if isinstance(chain, str) else self._checked(chain, known, result)
 
     def _checked(self, chain: Chain, shapes: Sequence[Shape], result: Shape) -> Chain | str:
