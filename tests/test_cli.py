@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import decascade
 from decascade import api
 from decascade.api import merging
-from decascade.cli import run
+from decascade.cli import app, run
 from decascade.cli.show import progress_bar
 from decascade.errors import VerificationError
 
@@ -89,12 +90,18 @@ def test_end_of_file_inside_is_no_interruption(capsys: pytest.CaptureFixture[str
     assert "EOFError: short read" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["--help"], ["merge", "--help"], ["inspect", "-h"], ["verify", "--help"]])
-def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(command) == 0
-    out = capsys.readouterr().out
-    assert "Usage: decascade" in out
-    assert len(command) == 1 or "Examples" in out
+COMMANDS = sorted(c.callback.__name__ for c in app.registered_commands if c.callback is not None)
+
+
+@pytest.mark.parametrize("command", [[], *([c] for c in COMMANDS)], ids=lambda c: " ".join(c) or "decascade")
+def test_help_fits_and_has_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--help", "-h"):
+        assert run([*command, option]) == 0
+        out = capsys.readouterr().out
+        assert "Usage: decascade" in out
+        assert max(map(len, out.splitlines())) <= 80
+        example = f"decascade {command[0]}" if command else "decascade inspect model.onnx"
+        assert example in out.split("Usage:")[1].split("\n", 1)[1]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,3 +134,43 @@ def test_progress_bar_only_on_terminals(capsys: pytest.CaptureFixture[str], monk
         told("verifying", 0.5)
         told("verifying", 1.0)
     assert "verifying" in capsys.readouterr().err
+
+
+def test_json_instead_of_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One JSON document on standard output and nothing else: what --report would write."""
+    out, report = str(tmp_path / "small.onnx"), tmp_path / "r.json"
+    for command in (["inspect", ONNX], ["merge", ONNX, "-o", out], ["verify", ONNX, out], ["inspect", ONNX, "--quiet"]):
+        assert run([*command, "--json", "--report", str(report), "--force"]) == 0
+        printed, written = (json.loads(text) for text in (capsys.readouterr().out, report.read_text(encoding="utf-8")))
+        if "--quiet" not in command:
+            assert printed == written
+        assert isinstance(printed, dict)
+
+
+@pytest.mark.parametrize(("command", "words"), [
+    (["mrge", ONNX], "Did you mean 'merge'?"),
+    (["inspect", ONNX, "--tagret", "macs"], "Possible options: "),
+    (["inspect", ONNX, "--policy", "allways"], "give one of profitable, always; did you mean always?"),
+    (["inspect", ONNX, "--target", "mac"], "did you mean macs?"),
+    (["inspect", str(Path(ONNX).parent / "digts.onnx")], "does not exist: check the name; did you mean digits.onnx?"),
+])
+def test_errors_name_the_nearest(command: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert told.count("\n") == 1
+
+
+def test_shells_complete_commands_and_options() -> None:
+    """What a shell asks for when the user presses Tab: commands, options, and files for a model."""
+    def completed(*words: str) -> str:
+        line = " ".join(("decascade", *words))
+        asked = {"_DECASCADE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
+        code = "from decascade.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    assert completed("me").split() == ["merge"]
+    assert "--policy" in completed("merge", "--po")

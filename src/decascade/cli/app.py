@@ -9,7 +9,7 @@ import typer
 from decascade import __version__
 
 app = typer.Typer(
-    name="decascade", no_args_is_help=True, add_completion=False, rich_markup_mode="markdown",
+    name="decascade", no_args_is_help=True, rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]}, pretty_exceptions_enable=False,
 )
 
