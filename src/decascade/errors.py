@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class DecascadeError(Exception):
     """Base of all errors raised on purpose; the command line prints it in one line and exits with `exit_code`."""
@@ -47,3 +50,9 @@ class Interrupted(DecascadeError):
     """The user stopped a long command; says how it can go on."""
 
     exit_code = 130
+
+
+def nearest(given: str, valid: Iterable[str]) -> str:
+    """"; did you mean macs?" where one of the valid words is near to what was given, else nothing."""
+    near = get_close_matches(given, list(valid), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

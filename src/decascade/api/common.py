@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from decascade.cost import Target, target_named
-from decascade.errors import UsageError
+from decascade.errors import UsageError, nearest
 from decascade.formats.base import Document, Format
 from decascade.formats.registry import format_of
 from decascade.regions.merge import Options
@@ -33,7 +33,7 @@ def merge_options(target: str | Target, policy: str, border: str, max_growth: fl
 
 def choice(name: str, value: str, valid: Sequence[str]) -> None:
     if value not in valid:
-        raise UsageError(f"{name} = {value!r}: give one of {', '.join(valid)}")
+        raise UsageError(f"{name} = {value!r}: give one of {', '.join(valid)}{nearest(value, valid)}")
 
 
 def check_seed(seed: int) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from decascade.cli.app import app
-from decascade.cli.options import MODEL, Debug, Force, Quiet, ReportPath
+from decascade.cli.options import MODEL, Debug, Force, Json, Quiet, ReportPath
 from decascade.cli.quantities import numbers, seconds, value
 from decascade.cli.show import progress_bar, show
 from decascade.errors import Interrupted, UsageError
@@ -52,7 +52,7 @@ def compress(
     ] = None,
     report: ReportPath = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
-    force: Force = False, quiet: Quiet = False, debug: Debug = False,
+    force: Force = False, quiet: Quiet = False, as_json: Json = False, debug: Debug = False,
 ) -> None:
     """Replace segments, activations included, by cheaper students, and train the result against the original.
 
@@ -78,10 +78,10 @@ def compress(
         if model is not None:
             raise UsageError(f"--resume {resume} knows its model and its options: leave {model} out")
         asked, run = _remembered(resume), resume
-    _carry_out(asked, run, quiet)
+    _carry_out(asked, run, quiet, as_json)
 
 
-def _carry_out(asked: dict[str, Any], run: Path | None, quiet: bool) -> None:
+def _carry_out(asked: dict[str, Any], run: Path | None, quiet: bool, as_json: bool) -> None:
     from decascade import api
     from decascade.fit.data import Scaling
     from decascade.formats.registry import format_of
@@ -105,7 +105,7 @@ def _carry_out(asked: dict[str, Any], run: Path | None, quiet: bool) -> None:
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; nothing was written; go on with: decascade compress --resume {folder}") from None
     result.done()
-    show(result.report, quiet)
+    show(result.report, result.report.render, quiet, as_json)
 
 
 def _text(asked: dict[str, Any]) -> str:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from decascade.cli.app import app
-from decascade.cli.options import Debug, Force, ModelPath, Quiet, ReportPath, Seed
-from decascade.cli.show import console, progress_bar
+from decascade.cli.options import Debug, Force, Json, ModelPath, Quiet, ReportPath, Seed
+from decascade.cli.show import progress_bar, show
 
 
 @app.command()
@@ -24,7 +24,8 @@ def export(
     )] = None,
     calibrate: Annotated[int, typer.Option(metavar="N", help="How many samples int8 ranges are taken from.")] = 200,
     equalise: Annotated[bool, typer.Option(help="For int8: scale channels across layers where the result is closer.")] = True,
-    report: ReportPath = None, seed: Seed = 0, force: Force = False, quiet: Quiet = False, debug: Debug = False,
+    report: ReportPath = None, seed: Seed = 0, force: Force = False, quiet: Quiet = False, as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Write a model as the file that a device eats, run that file, and say how it compares with the model.
 
@@ -47,5 +48,4 @@ def export(
             model, output, int8=int8, data=data, calibrate=calibrate, equalise=equalise, seed=seed, force=force,
             report=report, progress=progress,
         )
-    if not quiet:
-        console().print(render_export(facts))
+    show(facts, lambda: render_export(facts), quiet, as_json)

@@ -10,6 +10,7 @@ from decascade.cli.options import (
     Debug,
     Force,
     Growth,
+    Json,
     ModelPath,
     Policy,
     ProveSeconds,
@@ -30,7 +31,7 @@ def inspect(
     model: ModelPath, target: Target = "macs", policy: Policy = "profitable", max_growth: Growth = 16.0,
     border: Border = "exact", tier: Tier = None, input_range: Range = None, input_range_file: RangeFile = None,
     data: Samples = None, prove_seconds: ProveSeconds = 20.0,
-    report: ReportPath = None, force: Force = False, quiet: Quiet = False, debug: Debug = False,
+    report: ReportPath = None, force: Force = False, quiet: Quiet = False, as_json: Json = False, debug: Debug = False,
 ) -> None:
     """List every cascade: its layers, what merge would do with it, at what cost, and why not.
 
@@ -57,4 +58,4 @@ def inspect(
         )
     if report is not None:
         write_all([Item(report, lambda path: write_report(found, path))])
-    show(found, quiet)
+    show(found, found.render, quiet, as_json)

@@ -11,6 +11,7 @@ from decascade.cli.options import (
     Force,
     Growth,
     Guard,
+    Json,
     ModelPath,
     Output,
     Policy,
@@ -35,7 +36,8 @@ def merge(
     target: Target = "macs", policy: Policy = "profitable", max_growth: Growth = 16.0, border: Border = "exact",
     tier: Tier = None, input_range: Range = None, input_range_file: RangeFile = None,
     data: Samples = None, guard: Guard = False, prove_seconds: ProveSeconds = 20.0,
-    report: ReportPath = None, seed: Seed = 0, force: Force = False, quiet: Quiet = False, debug: Debug = False,
+    report: ReportPath = None, seed: Seed = 0, force: Force = False, quiet: Quiet = False, as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Replace cascades by the cheapest layers that compute the same; verify the result; write it.
 
@@ -61,4 +63,4 @@ def merge(
             seed=seed, progress=progress,
         )
         result.save(output, force=force, report=report)
-    show(result.report, quiet)
+    show(result.report, result.report.render, quiet, as_json)

@@ -23,6 +23,7 @@ ReportPath = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of tables.")]
 Seed = Annotated[int, typer.Option(help="Seed of the random inputs that verify.")]
 Range = Annotated[
     tuple[float, float] | None,

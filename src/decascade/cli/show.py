@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 
-def show(found: object, quiet: bool) -> None:
-    from decascade.report.facts import Report
-    from decascade.report.terminal import render
-
-    if not quiet and isinstance(found, Report):
-        console().print(render(found))
+def show(found: Any, render: Callable[[], Any], quiet: bool, as_json: bool) -> None:
+    """Print what was found: as JSON, as `render` draws it, or not at all."""
+    if as_json:
+        print(found.to_json(), end="")
+    elif not quiet:
+        console().print(render())
 
 
 def console() -> Any:

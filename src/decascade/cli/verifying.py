@@ -13,6 +13,7 @@ from decascade.cli.options import (
     Data,
     Debug,
     Force,
+    Json,
     ProveSeconds,
     Quiet,
     Range,
@@ -21,7 +22,7 @@ from decascade.cli.options import (
     Seed,
     chosen_range,
 )
-from decascade.cli.show import console, progress_bar
+from decascade.cli.show import progress_bar, show
 from decascade.errors import UsageError, VerificationError
 from decascade.report.facts import ProofFacts, VerificationFacts
 
@@ -42,7 +43,7 @@ def verify(
         typer.Option(metavar="R.json", show_default=False, help="Prove again what this report of A claims of its activations."),
     ] = None,
     prove_seconds: ProveSeconds = 60.0, report: ReportPath = None, seed: Seed = 0, force: Force = False, quiet: Quiet = False,
-    debug: Debug = False,
+    as_json: Json = False, debug: Debug = False,
 ) -> None:
     """Are two models the same function up to rounding? The worst error, and where. Exit code 3 if not.
 
@@ -78,9 +79,10 @@ def verify(
     if report is not None:
         title = " and ".join(Path(m).name for m in (a, b) if m is not None)
         write_all([Item(report, lambda path: write_report(found, path, title))])
-    if not quiet:
+    if as_json or not quiet:
         names = (Path(a).name, Path(b).name) if b is not None else ("original", Path(a).name)
-        console().print(render_proofs(found) if isinstance(found, ProofFacts) else render_verification(found, names))
+        drawn = render_proofs(found) if isinstance(found, ProofFacts) else render_verification(found, names)
+        show(found, lambda: drawn, quiet, as_json)
     _judge(found, a, b)
 
 

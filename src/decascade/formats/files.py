@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from decascade.errors import FormatError
+from decascade.errors import FormatError, nearest
 
 Container = Literal["hdf5", "zip", "protobuf"]
 
@@ -25,6 +25,14 @@ _KNOWN: Sequence[tuple[bytes, Container | None, str]] = (
 _WORDS: dict[Container, str] = {"hdf5": "HDF5 data", "zip": "zip archive", "protobuf": "ONNX model"}
 
 
+def _beside(path: Path) -> list[str]:
+    """Names of the files in the folder of one that is not there."""
+    try:
+        return [found.name for found in path.parent.iterdir()]
+    except OSError:
+        return []
+
+
 def checked_file(path: str | Path) -> Path:
     """The path of a file that is there, is not empty and may be read.
 
@@ -36,7 +44,7 @@ def checked_file(path: str | Path) -> Path:
         if path.is_dir():
             raise FormatError(f"{path} is a folder: give the model file in it")
         if not path.exists():
-            raise FormatError(f"{path} does not exist: check the name")
+            raise FormatError(f"{path} does not exist: check the name{nearest(path.name, _beside(path))}")
         if not path.is_file():
             raise FormatError(f"{path} is not a regular file: give a model file")
         if path.stat().st_size == 0:

@@ -101,6 +101,10 @@ class ProofFacts:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         return f"{r.channels - r.confirmed} of {r.channels} channels of {r.node} are not confirmed: {r.reason}{more}"
 
+    def to_json(self) -> str:
+        """The facts as JSON text."""
+        return to_json(self)
+
     def __str__(self) -> str:
         from decascade.report.validity import proofs_text
 
@@ -169,6 +173,10 @@ class VerificationFacts:
             return f"off by {self.exact_error:.3g} in float64, where rounding of weights explains {self.exact_tolerance:.3g}"
         where = f" at output {self.worst.output}{list(self.worst.index)}" if self.worst else ""
         return f"off by {self.max_abs:.3g}{where}, where rounding explains {self.tolerance:.3g}"
+
+    def to_json(self) -> str:
+        """The facts as JSON text."""
+        return to_json(self)
 
     def __str__(self) -> str:
         from decascade.report.terminal import verification_text
