@@ -109,7 +109,7 @@ BAD: list[tuple[Any, str]] = [
                                r" or one per entry \(4, 5, 3\)"),
     ({"y": (0, 1)}, "input range without an entry for input x: give one for each of x"),
     ({"x": (0, 1), "y": (0, 1)}, "input range for an input y: the model has none"),
-    (("a", "b"), "input range of x: 'a' is not numbers"),
+    (("a", "b"), "input range of x: values of type <U1: give numbers"),
     ((0, 1, 2), r"input range \(0, 1, 2\): give the lowest and the highest value"),
     ("01", "01: cannot be read as an .npz file of an input range: it does not exist"),
 ]

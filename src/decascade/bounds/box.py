@@ -133,7 +133,7 @@ def _numbers(name: str, given: ArrayLike) -> F64:
     try:
         return np.asarray(given, np.float64)
     except (TypeError, ValueError):
-        raise UsageError(f"input range of {name}: {given!r} is not numbers") from None
+        raise UsageError(f"input range of {name}: values of type {np.asarray(given).dtype}: give numbers") from None
 
 
 def _shaped(name: str, given: F64, shape: Sequence[int | str]) -> F64:

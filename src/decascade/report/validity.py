@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -132,7 +133,8 @@ def _bar(kinds: Sequence[str]) -> Text:
         largest = max(cells, key=cells.__getitem__)
         cells[largest] += CELLS - sum(cells.values())
         kinds = [kind for kind, n in cells.items() for _ in range(n)]
-    return Text.assemble(*(SIGNS[kind] for kind in kinds))
+    runs = [(kind, len(list(cells))) for kind, cells in groupby(kinds)]
+    return Text.assemble(*((SIGNS[kind][0] * n, SIGNS[kind][1]) for kind, n in runs))
 
 
 def _known(row: Mapping[str, Any]) -> str:
