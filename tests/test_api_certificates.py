@@ -319,7 +319,7 @@ def test_the_observed_tier_on_files(extension: str, tmp_path: Path) -> None:
     assert report.outside is not None
     assert not report.outside.same
     assert "Beside the data, on" in str(report)
-    assert "it is off by" in str(report)
+    assert "it is off by up to" in str(report)
     assert [c["tier"] for c in report.certificates] == ["proven", "observed"]
     result.save(out)
     again = dc.verify(path, out, data=native)

@@ -39,7 +39,7 @@ def render_validity(facts: ValidityFacts | None, planned: bool) -> RenderableTyp
 
 def render_outside(facts: VerificationFacts) -> RenderableType:
     """How far a result that rests on data is off elsewhere."""
-    how = "no difference was found" if facts.same else f"it is off by {facts.max_rel:.2g} of the largest output"
+    how = "no difference was found" if facts.same else f"it is off by up to {100 * facts.max_rel:.2g} % of the largest output"
     return Text(f"Beside the data, on {facts.samples} random inputs, {how}.")
 
 
