@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 import decascade as dc
 from decascade.cli import run
+from decascade.report.device import ChipFacts, EqualiseFacts, ExportFacts, FidelityFacts, MicroFacts
 from decascade.report.facts import CascadeFacts, CostFacts, ProofFacts, ProofRow, Report, VerificationFacts, Worst
 from decascade.report.html import inline, page
 from decascade.report.html_data import DECADES, LEVELS, MAPS, NODES, _level, page_data
 from decascade.report.html_layout import NODE, layouts
-from decascade.report.load import from_dict
+from decascade.report.load import from_dict, load_report
 from decascade.report.parts import GraphFacts, NodeFacts
 from report_examples import DIGITS, compressed, large, merged, proven
 
@@ -236,3 +237,27 @@ def test_two_vertical_edges_do_not_lie_on_each_other() -> None:
     for i, (x, start, end) in enumerate(spans):
         for y, first, last in spans[i + 1:]:
             assert x != y or end <= first or last <= start
+
+
+EXPORTED = ExportFacts(
+    model="m.onnx", output="m.tflite", kind="tflite int8", files={"m.tflite": 12_345}, flash=12_345,
+    operations={"CONV_2D": 3, "ADD": 1}, verification=None, fidelity=FidelityFacts(50, 0.4, 0.05, 0.012, 0.98, 0.881, 0.876),
+    micro=MicroFacts(4096, 4000, 96, 8, 1.0, 0.0), chip=ChipFacts("cortex-m4", 1_500_000, 20_000, 900, 700, 1e-6),
+    equalised=EqualiseFacts(2, 0.02, 0.012, 0.97, 0.98, True), versions={"decascade": "0"}, seconds=1.5, notes=("a note",),
+)
+
+
+def test_an_export_is_a_page_too(tmp_path: Path) -> None:
+    text = page(EXPORTED)
+    words = "".join(Tags(text).words)
+    assert "Written as tflite int8: m.tflite (12,345 bytes)." in words
+    assert "4 operations: 3 CONV_2D, 1 ADD." in words
+    figures = {m["name"]: (m["before"], m["after"]) for m in embedded(text)["measures"]}
+    assert figures["arena"] == (None, 4096)
+    assert figures["instructions per inference"] == (None, 1_500_000)
+    assert figures["accuracy"] == (88.1, 87.6)
+    assert figures["error, root mean square"] == (2, 1.2), "the last of two figures of that name: equalising"
+    (tmp_path / "e.json").write_text(EXPORTED.to_json())
+    assert load_report(tmp_path / "e.json") == EXPORTED
+    assert run(["report", str(tmp_path / "e.json"), "-o", str(tmp_path / "e.html")]) == 0
+    assert (tmp_path / "e.html").read_text(encoding="utf-8") == text

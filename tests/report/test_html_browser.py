@@ -10,7 +10,8 @@ import pytest
 
 from browser import CHROMIUM, Browser
 from decascade.report.facts import Report
-from report.test_html import EVIL, evil_report
+from decascade.report.html import page
+from report.test_html import EVIL, EXPORTED, evil_report
 from report_examples import compressed, large, merged, proven
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian's package is called chromium)")
@@ -50,183 +51,192 @@ def count(browser: Browser, selector: str) -> int:
 @pytest.mark.parametrize("name", REPORTS)
 def test_a_cascade_is_clicked_the_table_filtered_the_theme_switched(name: str, show: Any) -> None:
     report = REPORTS[name]()
-    page = show(report)
+    shown = show(report)
     total = len(report.cascades)
-    assert count(page, "#table tbody tr") == total
-    assert "no cascade chosen" in text(page, "#which")
+    assert count(shown, "#table tbody tr") == total
+    assert "no cascade chosen" in text(shown, "#which")
 
-    page.click("#before .node.merged")
-    assert text(page, "#which") == f"cascade 1 of {total}"
-    assert "Cascade 1 of" in text(page, "#detail")
-    assert "After" in text(page, "#detail"), "both versions are listed"
-    assert count(page, "#before .node.chosen") > 0
-    assert count(page, "#after .node.chosen") > 0
-    assert count(page, "#table tr.chosen") == 1
+    shown.click("#before .node.merged")
+    assert text(shown, "#which") == f"cascade 1 of {total}"
+    assert "Cascade 1 of" in text(shown, "#detail")
+    assert "After" in text(shown, "#detail"), "both versions are listed"
+    assert count(shown, "#before .node.chosen") > 0
+    assert count(shown, "#after .node.chosen") > 0
+    assert count(shown, "#table tr.chosen") == 1
 
-    page.type("#words", report.cascades[-1].layers[-1])
+    shown.type("#words", report.cascades[-1].layers[-1])
     fits = sum(report.cascades[-1].layers[-1] in " ".join((*c.layers, c.reason)) for c in report.cascades)
-    assert count(page, "#table tbody tr") == fits
-    assert text(page, "#count") == f"{fits} of {total}"
+    assert count(shown, "#table tbody tr") == fits
+    assert text(shown, "#count") == f"{fits} of {total}"
 
-    dark = page.run("getComputedStyle(document.body).backgroundColor")
-    page.click("#theme")
-    assert page.run("document.documentElement.dataset.theme") == "dark"
-    assert page.run("getComputedStyle(document.body).backgroundColor") != dark
+    dark = shown.run("getComputedStyle(document.body).backgroundColor")
+    shown.click("#theme")
+    assert shown.run("document.documentElement.dataset.theme") == "dark"
+    assert shown.run("getComputedStyle(document.body).backgroundColor") != dark
 
 
 def test_the_table_is_sorted_and_filtered_by_kind(show: Any) -> None:
-    page = show(merged())
-    page.set("#decision", "left")
-    assert count(page, "#table tbody tr") == 3
-    assert count(page, "#table .badge.merged") == 0
-    page.set("#decision", "")
-    page.click("#table th:nth-child(7) button")
+    shown = show(merged())
+    shown.set("#decision", "left")
+    assert count(shown, "#table tbody tr") == 3
+    assert count(shown, "#table .badge.merged") == 0
+    shown.set("#decision", "")
+    shown.click("#table th:nth-child(7) button")
     costs = [c.cost.before for c in merged().cascades]
     first = "Number(document.querySelector('#table tbody tr').dataset.cascade)"
-    assert costs[page.run(first)] == min(costs)
-    page.click("#table th:nth-child(7) button")
-    assert costs[page.run(first)] == max(costs)
-    assert page.run("document.querySelector('#table th:nth-child(7)').getAttribute('aria-sort')") == "descending"
+    assert costs[shown.run(first)] == min(costs)
+    shown.click("#table th:nth-child(7) button")
+    assert costs[shown.run(first)] == max(costs)
+    assert shown.run("document.querySelector('#table th:nth-child(7)').getAttribute('aria-sort')") == "descending"
 
 
 def test_keys_alone_reach_everything(show: Any) -> None:
     """Tab to a row's button, Enter chooses; the panes scroll by arrow keys; the steps go round."""
-    page = show(merged())
-    page.run("document.querySelector('#table tbody tr:nth-child(2) .pick').focus()")
-    page.key("Enter", 13)
-    assert text(page, "#which") == "cascade 2 of 8"
-    page.run("document.querySelector('#previous').focus()")
-    page.key("Enter", 13)
-    page.key("Enter", 13)
-    assert text(page, "#which") == "cascade 8 of 8"
-    unreachable = page.run("""[...document.querySelectorAll('button, select, input, .pane, .scroll')]
+    shown = show(merged())
+    shown.run("document.querySelector('#table tbody tr:nth-child(2) .pick').focus()")
+    shown.key("Enter", 13)
+    assert text(shown, "#which") == "cascade 2 of 8"
+    shown.run("document.querySelector('#previous').focus()")
+    shown.key("Enter", 13)
+    shown.key("Enter", 13)
+    assert text(shown, "#which") == "cascade 8 of 8"
+    unreachable = shown.run("""[...document.querySelectorAll('button, select, input, .pane, .scroll')]
         .filter((e) => e.offsetParent && !e.disabled && e.tabIndex < 0).length""")
     assert unreachable == 0
 
 
 def test_both_versions_move_and_zoom_together(show: Any) -> None:
-    page = show(large(40))
-    tall = page.run("document.querySelector('#before svg').getBoundingClientRect().height")
-    page.run("document.querySelector('#before').scrollTop = 3000")
-    page.settle()
-    assert page.run("document.querySelector('#after').scrollTop") == 3000
-    seen = page.run("[...document.querySelectorAll('#before .node')].map((n) => Number(n.dataset.node))")
+    shown = show(large(40))
+    tall = shown.run("document.querySelector('#before svg').getBoundingClientRect().height")
+    shown.run("document.querySelector('#before').scrollTop = 3000")
+    shown.settle()
+    assert shown.run("document.querySelector('#after').scrollTop") == 3000
+    seen = shown.run("[...document.querySelectorAll('#before .node')].map((n) => Number(n.dataset.node))")
     assert len(seen) < 100, "only what is looked at is drawn"
-    page.click("#larger")
-    page.settle()
-    assert page.run("document.querySelector('#before svg').getBoundingClientRect().height") > tall
-    tops = page.run("[...document.querySelectorAll('.pane')].map((p) => p.scrollTop)")
+    shown.click("#larger")
+    shown.settle()
+    assert shown.run("document.querySelector('#before svg').getBoundingClientRect().height") > tall
+    tops = shown.run("[...document.querySelectorAll('.pane')].map((p) => p.scrollTop)")
     assert tops[0] == tops[1] > 3000
-    page.click("#fit")
-    page.settle()
-    assert page.run("document.querySelector('#before svg').getBoundingClientRect().height") <= 620
-    assert count(page, "#before .node") == len(large(40).graphs.before)
+    shown.click("#fit")
+    shown.settle()
+    assert shown.run("document.querySelector('#before svg').getBoundingClientRect().height") <= 620
+    assert count(shown, "#before .node") == len(large(40).graphs.before)
 
 
 def test_sections_of_a_compress_run(show: Any) -> None:
-    page = show(compressed())
-    titles = page.run("[...document.querySelectorAll('#compression figcaption')].map((f) => f.textContent)")
+    shown = show(compressed())
+    titles = shown.run("[...document.querySelectorAll('#compression figcaption')].map((f) => f.textContent)")
     assert titles == ["Error of a hidden layer against its width", "Plans: what each costs and loses",
                       "Training: distillation loss", "Training: accuracy, %"]
-    assert "2 chosen" in text(page, "#compression")
-    assert count(page, "#compression figure:nth-of-type(2) circle") == 6, "five plans, one of them marked"
-    measures = " ".join(text(page, "#measure-table").split())
+    assert "2 chosen" in text(shown, "#compression")
+    assert count(shown, "#compression figure:nth-of-type(2) circle") == 6, "five plans, one of them marked"
+    measures = " ".join(text(shown, "#measure-table").split())
     assert "accuracy 98.9 % 98.3 % −0.6 1,000 samples" in measures
     assert "latency 12.5 ms 7.9 ms 1.58 × less median of 50 runs" in measures
 
 
 def test_sections_of_a_proof(show: Any) -> None:
-    page = show(proven())
-    rows = page.run("[...document.querySelectorAll('.activation')].map((a) => a.innerText)")
+    shown = show(proven())
+    rows = shown.run("[...document.querySelectorAll('.activation')].map((a) => a.innerText)")
     known = proven().certificates[0]["activations"]
     assert len(rows) == len(known)
-    assert all(row["layers"][0] in shown for row, shown in zip(known, rows, strict=True))
+    assert all(row["layers"][0] in words for row, words in zip(known, rows, strict=True))
     assert "4 linear, 4 constant, 4 witnessed of 12 channels" in " ".join(rows[0].split())
-    page.click(".activation summary")
-    page.settle()
-    assert count(page, ".activation details[open] svg rect") == 12
+    shown.click(".activation summary")
+    shown.settle()
+    assert count(shown, ".activation details[open] svg rect") == 12
+
+
+def test_figures_of_an_export(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "e.html").write_text(page(EXPORTED), encoding="utf-8")
+    browser.open(tmp_path / "e.html")
+    told = " ".join(text(browser, "#measure-table").split())
+    assert "cortex-m4 instructions per inference 1,500,000" in told
+    assert "accuracy 88.1 % 87.6 % −0.5" in told
+    assert browser.problems == []
 
 
 def test_errors_are_drawn_where_there_are_maps(show: Any) -> None:
-    page = show(merged())
+    shown = show(merged())
     mapped = sum(c.error is not None and c.error.map is not None for c in merged().cascades)
-    assert count(page, "#maps canvas") == mapped > 0
-    colours = page.run("""(() => { const c = document.querySelector('#maps canvas');
+    assert count(shown, "#maps canvas") == mapped > 0
+    colours = shown.run("""(() => { const c = document.querySelector('#maps canvas');
         return new Set([...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].map(String)).size; })()""")
     assert colours > 3, "painted"
-    page.click("#maps .map")
-    assert "Error over the picture" in text(page, "#detail")
+    shown.click("#maps .map")
+    assert "Error over the picture" in text(shown, "#detail")
 
 
 def test_columns_of_costs_choose_their_cascade(show: Any) -> None:
-    page = show(merged())
-    assert count(page, "#cost-bars .bar-before") == sum(n.cost > 0 for n in merged().graphs.before)
-    page.click("#cost-bars .column")
-    assert "of 8" in text(page, "#which")
-    page.set("#measure", "parameters")
+    shown = show(merged())
+    assert count(shown, "#cost-bars .bar-before") == sum(n.cost > 0 for n in merged().graphs.before)
+    shown.click("#cost-bars .column")
+    assert "of 8" in text(shown, "#which")
+    shown.set("#measure", "parameters")
     rows = {n.parameters > 0 for n in merged().graphs.before}
     assert rows == {True, False}
-    assert count(page, "#cost-bars .column.chosen") > 0, "what was chosen stays marked"
+    assert count(shown, "#cost-bars .column.chosen") > 0, "what was chosen stays marked"
 
 
 def test_a_phone_shows_one_version_at_a_time(show: Any) -> None:
-    page = show(merged(), width=390, height=800, phone=True)
-    assert page.run("document.documentElement.scrollWidth") <= 390
+    shown = show(merged(), width=390, height=800, phone=True)
+    assert shown.run("document.documentElement.scrollWidth") <= 390
     visible = "[...document.querySelectorAll('.pane')].filter((p) => p.offsetParent).map((p) => p.id)"
-    assert page.run(visible) == ["before"]
-    page.click("#show-after")
-    assert page.run(visible) == ["after"]
-    page.click("#after .node.made")
-    assert text(page, "#which") == "cascade 1 of 8"
-    assert count(page, "#after .node") > 3
+    assert shown.run(visible) == ["before"]
+    shown.click("#show-after")
+    assert shown.run(visible) == ["after"]
+    shown.click("#after .node.made")
+    assert text(shown, "#which") == "cascade 1 of 8"
+    assert count(shown, "#after .node") > 3
 
 
 def test_nothing_from_a_model_becomes_markup(show: Any) -> None:
-    page = show(evil_report())
-    page.click("#before .node.merged")
-    assert page.run("document.title").startswith(EVIL)
-    assert EVIL in text(page, "#detail")
-    assert EVIL in page.run("document.querySelector('#table').textContent")
-    assert count(page, "img, script") == 2, "the page's own data and script"
-    assert page.run("getComputedStyle(document.body).display") == "block"
+    shown = show(evil_report())
+    shown.click("#before .node.merged")
+    assert shown.run("document.title").startswith(EVIL)
+    assert EVIL in text(shown, "#detail")
+    assert EVIL in shown.run("document.querySelector('#table').textContent")
+    assert count(shown, "img, script") == 2, "the page's own data and script"
+    assert shown.run("getComputedStyle(document.body).display") == "block"
 
 
 def test_the_policy_lets_no_other_script_run(show: Any, browser: Browser) -> None:
-    page = show(merged())
-    page.run("""(() => {
+    shown = show(merged())
+    shown.run("""(() => {
         const s = document.createElement('script'), b = document.createElement('b');
         s.textContent = 'window.broken = 1';
         b.setAttribute('onclick', 'window.broken = 2');
         document.body.append(s, b);
         b.click();
     })()""")
-    assert page.run("window.broken") is None
+    assert shown.run("window.broken") is None
     assert len(browser.problems) == 2
     assert all("Content Security Policy" in p for p in browser.problems)
     browser.problems.clear()
 
 
 def test_print_has_every_row(show: Any, tmp_path: Path) -> None:
-    page = show(large(150))
-    assert count(page, "#table tbody tr") == 100
-    page.pdf(tmp_path / "report.pdf")
-    assert count(page, "#table tbody tr") == 150
+    shown = show(large(150))
+    assert count(shown, "#table tbody tr") == 100
+    shown.pdf(tmp_path / "report.pdf")
+    assert count(shown, "#table tbody tr") == 150
     assert (tmp_path / "report.pdf").stat().st_size > 20_000
 
 
 def test_a_dark_system_gets_a_dark_page(show: Any) -> None:
-    page = show(merged(), dark=True)
-    assert page.run("document.documentElement.dataset.theme") == "dark"
-    assert text(page, "#theme") == "Light"
+    shown = show(merged(), dark=True)
+    assert shown.run("document.documentElement.dataset.theme") == "dark"
+    assert text(shown, "#theme") == "Light"
 
 
 def test_contrast_of_text(show: Any) -> None:
     """Every text against what is behind it: at least 4.5 to 1, in both themes (WCAG AA)."""
-    page = show(compressed())
-    page.click("#table tbody tr .pick")
+    shown = show(compressed())
+    shown.click("#table tbody tr .pick")
     for _ in range(2):
-        assert page.run(CONTRAST) == []
-        page.click("#theme")
+        assert shown.run(CONTRAST) == []
+        shown.click("#theme")
 
 
 CONTRAST = """(() => {

@@ -24,6 +24,7 @@ from decascade.deploy.made import Made, Source
 from decascade.errors import OutputError, UsageError
 from decascade.output import Item, check_place, write_all
 from decascade.report.device import ExportFacts
+from decascade.report.files import write_report
 
 Maker = Callable[[Source, str], Made]
 MAKERS: dict[str, Maker] = {".tflite": float_tflite, ".onnx": onnx_file, ".c": c_files}
@@ -65,7 +66,7 @@ def export(
     )
     items = [Item(place.parent / name, _writer(content)) for name, content in made.files.items()]
     if report is not None:
-        items.append(Item(Path(report), _writer(facts.to_json().encode())))
+        items.append(Item(Path(report), lambda path: write_report(facts, path)))
     write_all(items)
     return facts
 

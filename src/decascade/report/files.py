@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from decascade.report.facts import ProofFacts, Report, VerificationFacts, to_json
+from decascade.report.device import ExportFacts
+from decascade.report.facts import ProofFacts, Report, VerificationFacts
 
 PAGES = (".html", ".htm")
 KINDS = (".json", *PAGES)
 
 
-def write_report(facts: Report | VerificationFacts | ProofFacts, path: Path, title: str = "") -> None:
+def write_report(facts: Report | VerificationFacts | ProofFacts | ExportFacts, path: Path, title: str = "") -> None:
     """Write the report in the kind that the path's extension asks for; `title` is for the page of a comparison."""
     if path.suffix.lower() in PAGES:
         from decascade.report.html import page
 
         text = page(facts, title)
     else:
-        text = to_json(facts)
+        text = facts.to_json()
     path.write_text(text, encoding="utf-8")

@@ -14,12 +14,15 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from decascade.report.device import ExportFacts
 from decascade.report.facts import ProofFacts, Report, VerificationFacts
 from decascade.report.html_checks import check_parts, proof_parts
 from decascade.report.html_data import finite, page_data, too_large
+from decascade.report.html_export import export_parts
 from decascade.report.terminal import change, quantity
 from decascade.report.validity import box_text
 
+Facts = Report | VerificationFacts | ProofFacts | ExportFacts
 SCRIPTS = ("base.js", "graph.js", "table.js", "charts.js", "sections.js", "start.js")
 """In the order in which they are run, as one script."""
 TIERS = {
@@ -33,18 +36,18 @@ INLINE_HEIGHT = 720
 """Pixels of a report that is shown in a notebook."""
 
 
-def page(facts: Report | VerificationFacts | ProofFacts, title: str = "") -> str:
+def page(facts: Facts, title: str = "") -> str:
     """The whole page.  `title` is for a comparison, which does not know what it compared."""
     from markupsafe import Markup
 
-    context = _report(facts) if isinstance(facts, Report) else _checked(facts, title)
+    context = _report(facts) if isinstance(facts, Report) else _plain(facts, title)
     script = _script()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     ours = {"css": Markup(_asset("page.css")), "script": Markup(script), "data": Markup(_embedded(context.pop("data")))}
     return _template().render(**context, **ours, script_hash=f"sha256-{digest}").encode("utf-8", "replace").decode()
 
 
-def inline(facts: Report | VerificationFacts) -> str:
+def inline(facts: Facts) -> str:
     """The page in a frame, as notebooks show it: its style and scripts stay apart from theirs."""
     from html import escape
 
@@ -95,21 +98,25 @@ def _report(r: Report) -> dict[str, Any]:
     }
 
 
+def _plain(f: VerificationFacts | ProofFacts | ExportFacts, title: str) -> dict[str, Any]:
+    """A page without cascades."""
+    parts = export_parts(f) if isinstance(f, ExportFacts) else _checked(f, title)
+    lists = ("cascades", "measures", "activations", "words")
+    data: dict[str, Any] = {"unit": "", "graphs": None, "compression": None, **{name: [] for name in lists}}
+    data["measures"] = parts.pop("measures", [])
+    return {**parts, "drawn": False, "cascades": False, "after_word": "", "merged_word": "", "data": data}
+
+
 def _checked(f: VerificationFacts | ProofFacts, title: str) -> dict[str, Any]:
-    """The page of a comparison, or of a certificate that was checked again: no more than the check."""
+    """A comparison, or a certificate that was checked again: no more than the check."""
     if isinstance(f, ProofFacts):
         verdict = "Every claim of the certificate holds." if f.held else f"The certificate does not hold: {f.complaint}."
         checks, tiles = [proof_parts(f)], list[dict[str, str]]()
     else:
         verdict = "The same function up to rounding." if f.same else f"Not the same function: {f.complaint}."
         checks, tiles = check_parts(f, "Verification", ("first", "second")), [_verified(f)]
-    parts = ("cascades", "measures", "activations", "words")
-    empty: dict[str, Any] = {"unit": "", "graphs": None, "compression": None, **{part: [] for part in parts}}
-    return {
-        "title": title or "Two models compared", "action": "verify", "verdict": verdict, "tiles": tiles, "promises": [],
-        "drawn": False, "cascades": False, "notes": [], "checks": checks, "after_word": "", "merged_word": "", "footer": "",
-        "data": empty,
-    }
+    return {"title": title or "Two models compared", "action": "verify", "verdict": verdict, "tiles": tiles, "promises": [],
+            "checks": checks, "notes": [], "footer": ""}
 
 
 def _verdict(r: Report, planned: bool) -> str:

@@ -10,12 +10,13 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from decascade.errors import UsageError
+from decascade.report.device import ExportFacts
 from decascade.report.facts import SCHEMA, ProofFacts, Report, VerificationFacts
 from decascade.report.parts import NodeFacts
 from decascade.report.validity import box_text
 
 T = TypeVar("T")
-Facts = Report | VerificationFacts | ProofFacts
+Facts = Report | VerificationFacts | ProofFacts | ExportFacts
 LARGEST = 1 << 28
 """Bytes of the largest file that is read as a report."""
 NUMBERS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -43,7 +44,8 @@ def load_report(path: str | Path) -> Facts:
 
 
 def from_dict(found: object) -> Facts:
-    """The facts whose JSON this is: `same` only a comparison has, `held` only a certificate that was checked again.
+    """The facts whose JSON this is: `same` only a comparison has, `held` only a certificate that was checked again, `flash`
+    only an export.
 
     Raises:
         UsageError: something missing, unknown or of the wrong kind; the message says where.
@@ -60,6 +62,8 @@ def from_dict(found: object) -> Facts:
         proofs = build(ProofFacts, facts)
         _check_box(proofs.box, "box")
         return proofs
+    if "flash" in facts:
+        return build(ExportFacts, facts)
     if facts.get("schema") != SCHEMA:
         raise UsageError(f"schema is {_shown(facts.get('schema'))}, this version reads {SCHEMA}")
     report = build(Report, facts)

@@ -135,7 +135,8 @@ function startMeasures() {
   byId("measures").hidden = false;
   const head = ["", "Before", "After", "", "How"].map((text, i) => make("th", { text, scope: "col", class: i === 1 || i === 2 ? "number" : null }));
   const groups = [...new Set(data.measures.map((m) => m.group))];
-  const number = (v, unit) => (v === null ? "" : `${Math.abs(v) >= 1e4 ? quantity(v) : Number(v.toPrecision(4))}${unit ? ` ${unit}` : ""}`);
+  const told = (v) => (Number.isInteger(v) ? v.toLocaleString("en") : Math.abs(v) >= 1e4 ? quantity(v) : Number(v.toPrecision(4)));
+  const number = (v, unit) => (v === null ? "" : `${told(v)}${unit ? ` ${unit}` : ""}`);
   const row = (m) => {
     const known = m.before !== null && m.after !== null, better = known && m.before !== m.after ? (m.after < m.before) === (m.better === "lower") : null;
     const words = !known ? "" : m.better === "higher" ? `${m.after >= m.before ? "+" : "−"}${Number(Math.abs(m.after - m.before).toPrecision(3))}` : change(m.before, m.after);
