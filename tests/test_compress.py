@@ -162,7 +162,7 @@ def test_a_plan_can_be_saved_and_carried_out(tmp_path: Path) -> None:
     assert result.report.cost.after == pytest.approx(made.after)
     other = made.to_json().replace(made.choices[0].student, "conv 11x11")
     (tmp_path / "q.json").write_text(other)
-    with pytest.raises(UsageError, match="the plan has 'conv 11x11' from .* which this model has not: make the plan anew"):
+    with pytest.raises(UsageError, match=r"the plan has 'conv 11x11' from .* which this model has not: make the plan anew"):
         dc.compress(ONNX, x, plan=tmp_path / "q.json")
 
 
@@ -185,6 +185,17 @@ def test_where_no_attempt_keeps_the_drop_the_exact_merge_is_the_result(monkeypat
     result = dc.compress(ONNX, (x, (y + 1) % CLASSES), max_drop=0.0, distilled=False)
     assert result.attempt.closeness.drop is not None
     assert result.attempt.closeness.drop <= 0.0
+
+
+def test_a_sweep_reports_plans_of_all_budgets() -> None:
+    result = dc.compress(ONNX, pictures(ONNX, 96), speedup=1.5, distilled=False, sweep=True)
+    assert result.report.compression is not None
+    front = result.report.compression.front
+    costs = [point.cost for point in front if not point.chosen]
+    assert costs == sorted(costs, reverse=True)
+    assert len(costs) >= 4
+    assert [point.cost for point in front if point.chosen] == [result.plan.after]
+    assert "times cheaper" in str(result.report)
 
 
 GOALS = [
@@ -221,7 +232,7 @@ def test_stages_by_themselves() -> None:
     # the survey shares patches among segments: other positions are drawn
     assert any(fit.student == choice.student and fit.error == pytest.approx(choice.error, rel=0.3) for fit in fits)
     assert [fit.cost for fit in fits] == sorted(fit.cost for fit in fits)
-    with pytest.raises(UsageError, match="no cheaper student for a segment from nowhere to there; segments are .* to "):
+    with pytest.raises(UsageError, match=r"no cheaper student for a segment from nowhere to there; segments are .* to "):
         dc.fit_segment(ONNX, x, "nowhere", "there")
     small = dc.compress(ONNX, x, speedup=1.5, distilled=False).model
     trained = dc.distill(small, ONNX, x, training=QUICK)

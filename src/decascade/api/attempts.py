@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from decascade.api.common import InputShape, Progress, read_model
+from decascade.api.common import InputShape, Progress, read_model, resolved
 from decascade.api.runs import RunFolder
 from decascade.checking.models import Subject
-from decascade.cost import Target, target_named
+from decascade.cost import Target
 from decascade.errors import UsageError
 from decascade.fit.data import Dataset, Scaling, load_dataset
 from decascade.fit.distill import Distilled, DistillOptions, distill
 from decascade.fit.divergence import outputs_of
 from decascade.fit.pipeline import Closeness, Work, closeness, exact_tier
-from decascade.fit.survey import check_additive
+from decascade.fit.survey import Survey, check_additive
 from decascade.ir.graph import Graph
-from decascade.report.parts import Curve
+from decascade.report.parts import Curve, FrontPoint
 from decascade.search.budget import largest_speedup
 from decascade.search.choice import Plan
 
@@ -37,6 +38,8 @@ SURVEY = 0.3
 """Share of a limited time that the survey may take."""
 LAST = 10.0
 """Seconds that are kept for what comes after training."""
+STEP = 1.15
+"""From one speedup of a sweep to the next."""
 MOST = 8.0
 """The largest speedup that is searched."""
 
@@ -117,7 +120,7 @@ def begin(
         raise UsageError(f"seed = {seed}: give a whole number from 0 on")
     if span < 1:
         raise UsageError(f"span = {span}: give how many layers a student may replace, from 1 on")
-    found = target_named(target) if isinstance(target, str) else target
+    found = resolved(target)
     check_additive(found)
     subject = Subject(*read_model(model, input_shape))
     given = load_dataset(data, subject.graph, subject.from_native, scaling=scaling, cache=cache, least=16, seed=seed)
@@ -127,21 +130,41 @@ def begin(
     return Job(subject, work, train, held, options or DistillOptions(), given.notes)
 
 
-def planned(work: Work, goal: Goal, folder: RunFolder, progress: Progress, end: float | None = None) -> Plan:
-    """The plan for a speedup or a budget: the one in the run's folder, else a new one."""
-    known = folder.plan()
-    if known is not None:
-        return known
-    budget = work.before / goal.speedup if goal.speedup is not None else goal.budget
-    assert budget is not None  # a largest drop is searched for
-    made = work.survey(progress, surveying(end)).plan(budget)
-    folder.keep(made)
-    return made
+class Surveyed:
+    """The survey of a job's model, made when it is first asked for.  `end`: when all has to be over, on the counter."""
+
+    def __init__(self, work: Work, end: float | None, progress: Progress) -> None:
+        self.work, self.end, self.progress = work, end, progress
+
+    @cached_property
+    def survey(self) -> Survey:
+        return self.work.survey(self.progress, None if self.end is None else SURVEY * max(self.end - perf_counter(), 0.0))
+
+    def planned(self, goal: Goal, folder: RunFolder) -> Plan:
+        """The plan for a speedup or a budget: the one in the run's folder, else a new one."""
+        known = folder.plan()
+        if known is not None:
+            return known
+        budget = self.work.before / goal.speedup if goal.speedup is not None else goal.budget
+        assert budget is not None  # a largest drop is searched for
+        made = self.survey.plan(budget)
+        folder.keep(made)
+        return made
 
 
-def surveying(end: float | None) -> float | None:
-    """Of the time until `end`, the seconds that a survey may take."""
-    return None if end is None else SURVEY * max(end - perf_counter(), 0.0)
+def swept(job: Job, survey: Survey, progress: Progress) -> tuple[FrontPoint, ...]:
+    """The front of plans: what the fitted students lose at one speedup after the other, up to the largest there is."""
+    points, speedup = [FrontPoint(job.work.target.graph_cost(job.work.exact).value, 0.0, words="exact merges alone")], 1.0
+    most = min(survey.most, MOST)
+    while (speedup := speedup * STEP) <= most:
+        plan = survey.plan(job.work.before / speedup)
+        if not plan.choices:
+            continue
+        close = job.closeness(job.work.student(plan, silent))
+        agreed = "" if close.agreement is None else f", agreement {close.agreement:.1%}"
+        points.append(FrontPoint(plan.after, close.divergence, words=f"{plan.speedup:.2f} times cheaper{agreed}"))
+        progress("sweeping budgets", speedup / most)
+    return tuple(points)
 
 
 def attempt(job: Job, plan: Plan, folder: RunFolder, distilled: bool, end: float | None, progress: Progress) -> Attempt:
@@ -170,7 +193,7 @@ def _curves(found: Distilled) -> tuple[Curve, ...]:
 
 
 def searched(
-    job: Job, max_drop: float, folder: RunFolder, distilled: bool, end: float | None, progress: Progress,
+    job: Job, surveyed: Surveyed, max_drop: float, folder: RunFolder, distilled: bool, progress: Progress,
 ) -> Attempt:
     """The cheapest student found that loses at most `max_drop` points on the held-out samples.
 
@@ -179,7 +202,7 @@ def searched(
     """
     if job.held.labels is None:
         raise UsageError("max-drop is measured on labels: give data with y, or a speedup instead")
-    survey = job.work.survey(progress, surveying(end))
+    survey, end, rounds = surveyed.survey, surveyed.end, iter(range(ROUNDS, 0, -1))
 
     def try_one(speedup: float) -> Attempt:
         inside = folder.inside(f"attempt-{speedup:.4f}")
@@ -187,7 +210,7 @@ def searched(
         if plan is None:
             plan = survey.plan(job.work.before / speedup)
             inside.keep(plan)
-        share = None if end is None else perf_counter() + (end - perf_counter()) / ROUNDS
+        share = None if end is None else perf_counter() + (end - perf_counter()) / next(rounds)
         return attempt(job, plan, inside, distilled, share, progress)
 
     found = largest_speedup(try_one, lambda a: (a.closeness.drop or 0.0) <= max_drop, min(survey.most, MOST), ROUNDS)

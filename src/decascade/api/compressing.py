@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
-from decascade.api.attempts import SPAN, Attempt, Goal, Job, attempt, begin, planned, searched, silent
+from decascade.api.attempts import SPAN, Attempt, Goal, Job, Surveyed, attempt, begin, searched, silent, swept
 from decascade.api.common import InputShape, Progress
 from decascade.api.compress_report import measures, student_facts, student_rows, without
 from decascade.api.finding import Found
@@ -26,7 +25,7 @@ from decascade.fit.data import Scaling
 from decascade.fit.distill import Distilled, DistillOptions
 from decascade.regions.merge import Options, merge_graph
 from decascade.report.facts import Report
-from decascade.report.parts import CompressionFacts
+from decascade.report.parts import CompressionFacts, FrontPoint
 from decascade.search.choice import Plan
 
 CHECKED = 8
@@ -65,14 +64,14 @@ def plan(
     """
     goal = Goal(speedup, budget)
     job = begin(model, data, target=target, loss=loss, span=span, scaling=scaling, input_shape=input_shape, seed=seed)
-    return planned(job.work, goal, RunFolder(), progress or silent)
+    return Surveyed(job.work, None, progress or silent).planned(goal, RunFolder())
 
 
 def compress(
     model: object, data: object, *, speedup: float | None = None, budget: float | None = None, max_drop: float | None = None,
     plan: Plan | str | Path | None = None, target: str | Target = "macs", loss: str = "auto", span: int = SPAN,
     scaling: Scaling | None = None, time_limit: float | None = None, distilled: bool = True,
-    training: DistillOptions | None = None, run: str | Path | None = None,
+    training: DistillOptions | None = None, sweep: bool = False, run: str | Path | None = None,
     remember: Mapping[str, str] | None = None, input_shape: InputShape | None = None, verify: bool = True, seed: int = 0,
     progress: Progress | None = None,
 ) -> CompressResult:
@@ -81,9 +80,9 @@ def compress(
     Give one of `speedup` (times cheaper in the target's unit), `budget` (in that unit), `max_drop` (points of accuracy on
     held-out samples; needs labels), `plan` (of an earlier call).  `data`: see `fit.data.load_dataset`; `scaling`: what is
     done to it before the model sees it.  `time_limit`: seconds for everything.  `distilled` False stops after the closed-form
-    fits; `training`: how the student is trained, your own loss or optimiser included.  `run`: a folder that holds what is
-    needed to go on after an interruption; a call with the same arguments goes on there (`remember`: files to put there
-    besides, by name).  The given model is never changed.
+    fits; `training`: how the student is trained, your own loss or optimiser included.  `sweep`: report what plans of other
+    budgets lose before training, too.  `run`: a folder that holds what is needed to go on after an interruption; a call with
+    the same arguments goes on there (`remember`: files to put there besides, by name).  The given model is never changed.
 
     Raises:
         FormatError: a model that cannot be read.
@@ -99,36 +98,36 @@ def compress(
     job = begin(model, data, target=target, loss=loss, span=span, scaling=scaling, input_shape=input_shape, seed=seed,
                 cache=folder.cache, options=training)
     end = None if time_limit is None else start + time_limit
+    surveyed = Surveyed(job.work, end, told)
+    front = swept(job, surveyed.survey, told) if sweep else ()
     if goal.max_drop is not None:
-        done = searched(job, goal.max_drop, folder, distilled, end, told)
+        done = searched(job, surveyed, goal.max_drop, folder, distilled, told)
     else:
-        chosen = given or planned(job.work, goal, folder, told, end)
-        done = attempt(job, chosen, folder, distilled, end, told)
-    return _result(job, done, folder, verify, start, told)
-
-
-def _result(job: Job, done: Attempt, run: RunFolder, verify: bool, start: float, progress: Progress) -> CompressResult:
-    subject, work = job.subject, job.work
-    native = subject.format.write(subject.document, done.graph)
+        done = attempt(job, given or surveyed.planned(goal, folder), folder, distilled, end, told)
+    native = job.subject.format.write(job.subject.document, done.graph)
     if verify:
-        _check(job, done, native, progress)
+        _check(job, done, native, told)
+    report = _report(job, done, front, start)
+    form, source = job.subject.format, job.subject.document.source
+    return CompressResult(native, report, form, source, plan=done.plan, attempt=done, run=folder)
+
+
+def _report(job: Job, done: Attempt, front: tuple[FrontPoint, ...], start: float) -> Report:
+    work = job.work
     exact = merge_graph(work.original, Options(work.target))[1]
     rows = student_rows(work, done.plan, exact, done.graph, done.distilled is not None)
     cascades = tuple(without(exact, rows))
     found = Found(done.graph, work.original, cascades, notes=(*job.notes, *done.notes))
     facts = tuple(cascade_facts(row, work.target.unit, None) for row in cascades)
-    report = make_report("compress", subject, found, work.target, facts, None, start)
-    report = _with_compression(report, job, done, student_facts(done.plan, rows))
-    return CompressResult(native, report, subject.format, subject.document.source, plan=done.plan, attempt=done, run=run)
-
-
-def _with_compression(report: Report, job: Job, done: Attempt, students: Any) -> Report:
-    unit = " + ".join(dict.fromkeys("nats" if o.kind == "kl" else "share of variance" for o in job.work.outputs))
-    compression = CompressionFacts(students, training=done.curves, samples=job.train.count)
+    report = make_report("compress", job.subject, found, work.target, facts, None, start)
+    unit = " + ".join(dict.fromkeys("nats" if o.kind == "kl" else "share of variance" for o in work.outputs))
+    points = (*front, FrontPoint(done.plan.after, done.closeness.divergence, True, f"chosen: {done.plan.speedup:.2f} times"))
+    words, students = f"divergence of the output ({unit})", student_facts(done.plan, rows)
+    compression = CompressionFacts(students, points if front else (), words, done.curves, job.train.count)
     return replace(report, compression=compression, measures=measures(done.stages, unit))
 
 
-def _check(job: Job, done: Attempt, native: Any, progress: Progress) -> None:
+def _check(job: Job, done: Attempt, native: object, progress: Progress) -> None:
     """That the native model is the student that was trained: both read as graphs and run on held-out samples."""
     subject, rng = job.subject, np.random.default_rng(job.work.seed)
     student = Subject(subject.format, replace(subject.document, graph=done.graph, native=native))

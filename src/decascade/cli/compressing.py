@@ -44,6 +44,7 @@ def compress(
     loss: Annotated[str, typer.Option(help="How outputs are compared: kl (classes), mse (numbers), auto.")] = "auto",
     span: Annotated[int, typer.Option(help="Most layers that one student may replace.")] = 4,
     distil: Annotated[bool, typer.Option("--distil/--no-distil", help="Train the result against the original.")] = True,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Report what plans of other budgets lose before training.")] = False,
     run: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the run is kept until done (default OUT.run).", show_default=False)
     ] = None,
@@ -72,7 +73,7 @@ def compress(
     asked: dict[str, Any] = {
         "model": model, "output": output, "data": data, "speedup": speedup, "budget": budget, "max_drop": max_drop,
         "plan": plan, "target": target, "time_limit": time_limit, "scale": scale, "mean": mean, "std": std, "loss": loss,
-        "span": span, "distil": distil, "report": report, "seed": seed, "force": force,
+        "span": span, "distil": distil, "sweep": sweep, "report": report, "seed": seed, "force": force,
     }
     if resume is not None:
         if model is not None:
@@ -99,7 +100,8 @@ def _carry_out(asked: dict[str, Any], run: Path | None, quiet: bool, as_json: bo
                 asked["model"], [Path(p) for p in asked["data"]], speedup=asked["speedup"], budget=asked["budget"],
                 max_drop=asked["max_drop"], plan=asked["plan"], target=asked["target"], loss=asked["loss"], span=asked["span"],
                 scaling=None if scaling.idle else scaling, time_limit=seconds(asked["time_limit"], "--time-limit"),
-                distilled=asked["distil"], run=folder, remember={COMMAND: _text(asked)}, seed=asked["seed"], progress=progress,
+                distilled=asked["distil"], sweep=asked["sweep"],
+                run=folder, remember={COMMAND: _text(asked)}, seed=asked["seed"], progress=progress,
             )
             result.save(output, force=asked["force"], report=report)
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ from itertools import groupby
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from decascade.report.parts import Measure
+from decascade.report.parts import CompressionFacts, Measure
 from decascade.report.tables import plain_table
 
 
@@ -26,6 +26,16 @@ def render_measures(measures: Sequence[Measure]) -> RenderableType:
             table.add_row(row.name, figure(row.before, row.unit), figure(row.after, row.unit))
         parts.append(table)
     return Group(*parts)
+
+
+def render_front(compression: CompressionFacts) -> RenderableType:
+    """What plans lose at one cost after the other."""
+    table = plain_table()
+    for title in ("cost", compression.loss_unit, ""):
+        table.add_column(title, justify="left" if not title else "right")
+    for point in sorted(compression.front, key=lambda p: -p.cost):
+        table.add_row(f"{point.cost:,.0f}", f"{point.loss:.3g}", point.words, style="bold" if point.chosen else "")
+    return Group(Text("\nPlans", style="bold"), table)
 
 
 def figure(value: float | None, unit: str) -> str:

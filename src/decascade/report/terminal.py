@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from decascade.report.facts import CascadeFacts, CostFacts, Report, VerificationFacts
-from decascade.report.measures import render_measures
+from decascade.report.measures import render_front, render_measures
 from decascade.report.tables import WIDTH, plain_table, plain_text
 from decascade.report.validity import render_activations, render_outside, render_proofs, render_validity
 
@@ -44,6 +44,8 @@ def render(report: Report) -> RenderableType:
     parts += [Text("\nThe model", style="bold"), _totals(report)]
     if report.measures:
         parts.append(render_measures(report.measures))
+    if report.compression is not None and report.compression.front:
+        parts.append(render_front(report.compression))
     parts += [render_activations(c) for c in report.certificates if c["activations"]]
     if report.certificates:
         parts += [Text(""), render_validity(report.validity, planned)]
