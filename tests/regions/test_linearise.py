@@ -75,8 +75,8 @@ def test_a_bypass_follows_the_deletion_of_dead_channels():
     graph = chain(Conv(weight, bias), RELU, conv(rng, 32, 2), RELU, shape=(2, 9, 10))
     found = merge_on_box(graph, (0, 1), MACS, 5)
     words = [c.words for c in found.linearised.changes]
-    assert words == ["n1: 1 of 32 channels are constant and leave the layers around it",
-                     "n1: 27 of 31 channels stay linear and bypass the others"]
+    assert words == ["1 of 32 channels are constant behind the activation and leave the layers around it",
+                     "27 of 31 channels stay linear and bypass the others"]
     assert equal_on(graph, found.graph, 0, 1, rng) < 1e-12
     assert [c.channels for c in found.claims] == [(3,), tuple(c for c in range(28) if c != 3)]
     assert {c.names[r] for c in found.claims[:1] for r in c.regime} == {"inactive"}

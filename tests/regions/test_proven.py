@@ -108,7 +108,7 @@ def test_dead_channels_leave_both_sides():
     assert weights[-1][1] == 4
     assert equal_on(graph, found.graph, 0, 1, rng) < 1e-12
     row = found.cascades[0]
-    assert row.reason == "n2: 2 of 6 channels are constant and leave the layers around it"
+    assert row.reason == "2 of 6 channels are constant behind the activation and leave the layers around it"
     assert row.tier == "proven"
     assert row.after < row.before
     assert row.layers == ("n0", "n1", "n2", "n3", "n4")

@@ -35,7 +35,7 @@ def test_a_cell_per_channel_in_order() -> None:
     assert "Activations for x in [0, 1]" in text
     assert "n1 (relu)" in text
     assert "███░░xxxx " in text
-    assert "█ linear, proved  ░ constant, proved  x not linear: an input shows it" in text
+    assert "█ 3 linear, proved   ░ 2 constant, proved   x 4 not linear: an input shows it" in text
     words = " ".join(text.split())
     assert "3 proven-active, 2" in words
     assert "channel 5 takes -" in words
@@ -69,6 +69,17 @@ def test_eighty_columns_whatever_the_names() -> None:
     found = certificate(30, 20, 50)
     found["activations"][0]["layers"] = ["a/very/long/name/" * 9]
     assert max(map(len, plain_text(render_activations(found)).splitlines())) <= 80
+
+
+def test_folders_that_all_names_share_are_left_out() -> None:
+    found = certificate(1, 1, 1)
+    row = found["activations"][0]
+    found["activations"] = [{**row, "layers": [f"net/block/{name}"]} for name in ("a/relu", "ab/relu")]
+    text = plain_text(render_activations(found))
+    assert "\na/relu (relu) " in text
+    assert "\nab/relu (relu) " in text
+    assert "net/" not in text
+    assert "░ 2 constant, proved" in text
 
 
 def test_what_is_observed_is_not_called_proved() -> None:

@@ -56,7 +56,7 @@ class Bypass:
             reason = f"a bypass of its {len(linear)} linear channels would cost {then:,.0f} instead of {now:,.0f}"
             return Refusal(f"{record.node}: {reason} {self.options.target.unit}", record.node, {"before": now, "after": then})
         changed = graph.with_nodes(instead(graph.nodes, {n.name: () for n in old[:-1]} | {old[-1].name: made}), tensors)
-        words = f"{record.node}: {len(linear)} of {record.channels} channels stay linear and bypass the others"
+        words = f"{len(linear)} of {record.channels} channels stay linear and bypass the others"
         ways = {n.name: old[i % len(old)].name for i, n in enumerate(made[:-1])} | {made[-1].name: old[-1].name}
         passing = frozenset(n.name for n in made[len(old) : -1])
         remark = f"for {len(linear)} of {record.channels} channels, which stay linear and bypass the others"

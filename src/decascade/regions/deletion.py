@@ -128,7 +128,7 @@ def _deleted(graph: Graph, before: Sequence[Node], after: Sequence[Node], kept: 
         nodes[node.name] = [new]
         made[new.name] = node.name
     constant = np.setdiff1d(np.arange(len(values)), kept)
-    words = f"{activation.name}: {len(constant)} of {len(values)} channels are constant and leave the layers around it"
+    words = f"{len(constant)} of {len(values)} channels are constant behind the activation and leave the layers around it"
     changed = graph.with_nodes(instead(graph.nodes, nodes), tensors)
     return Change(graph, changed, f"{activation.name}/kept", words, constant, made, kept)
 

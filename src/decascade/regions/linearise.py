@@ -113,7 +113,7 @@ class DropLinear:
         if not record.linear:
             return Refusal(_why_not(record), node.name, record.counts)
         nodes = [replace(n, op=line_op(op, record)) if n is node else n for n in graph.nodes]
-        words = f"{record.node}: all {record.channels} channels stay linear ({_counts(record)})"
+        words = f"all {record.channels} channels stay linear ({_counts(record)})"
         return Change(graph, graph.with_nodes(nodes), node.name, words, np.arange(record.channels))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 import numpy as np
@@ -49,15 +50,17 @@ def render_activations(certificate: Mapping[str, Any]) -> RenderableType:
     observed = certificate["tier"] == "observed"
     title = f"Activations on {certificate['samples']} samples" if observed else (
         f"Activations for {box_text(certificate['box'])}")
-    table, kinds = plain_table(), set[str]()
+    table, counts = plain_table(), Counter[str]()
     table.add_column("activation", ratio=5, overflow="fold")
     table.add_column("channels", width=CELLS, no_wrap=True)
-    table.add_column("what is known", ratio=6, overflow="fold")
-    for row in rows:
+    table.add_column("what is known", ratio=7, overflow="fold")
+    for name, row in zip(_short([_name(row) for row in rows]), rows, strict=True):
         found = [_kind(row, c) for c in range(len(row["status"]))]
-        kinds.update(found)
-        table.add_row(Text(_title(row)), _bar(found), Text(_known(row)))
-    legend = Text("  ").join(Text.assemble(SIGNS[k], f" {_meaning(k, observed)}") for k in SIGNS if k in kinds)
+        counts.update(found)
+        table.add_row(Text(f"{name} ({row['kind']})"), _bar(found), Text(_known(row)))
+    legend = Text("   ").join(
+        Text.assemble(SIGNS[k], f" {counts[k]:,} {_meaning(k, observed)}") for k in SIGNS if k in counts
+    )
     return Group(Text(f"\n{title} ({certificate['seconds']:.1f} s)", style="bold"), table, legend)
 
 
@@ -105,9 +108,15 @@ def _names(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown
 
 
-def _title(row: Mapping[str, Any]) -> str:
-    layers = [str(name) for name in row["layers"]] or [str(row["node"])]
-    return f"{layers[-1]} ({row['kind']})"
+def _name(row: Mapping[str, Any]) -> str:
+    return str(row["layers"][-1] if row["layers"] else row["node"])
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """The names without the folders that all of them share."""
+    folders = [name.split("/")[:-1] for name in names]
+    shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))) if len(names) > 1 else 0
+    return ["/".join(name.split("/")[shared:]) for name in names]
 
 
 def _kind(row: Mapping[str, Any], channel: int) -> str:
@@ -138,9 +147,9 @@ def _bar(kinds: Sequence[str]) -> Text:
 
 
 def _known(row: Mapping[str, Any]) -> str:
-    counts = ", ".join(f"{n} {what}" for what, n in row["channels"].items())
+    told = [f"{n} {what}" for what, n in sorted(row["channels"].items())]
     shown = [w for w in row["witnesses"] if row["status"][w["channel"]] == "witnessed"]
     if not shown:
-        return counts
+        return ", ".join(told)
     low, high = min(shown[0]["values"]), max(shown[0]["values"])
-    return f"{counts}; channel {shown[0]['channel']} takes {low:.3g} and {high:.3g}"
+    return f"{', '.join(told)}: channel {shown[0]['channel']} takes {low:.3g} and {high:.3g}"
