@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -420,3 +421,88 @@ def test_order_of_in_place_operations() -> None:
         before, after = FORMAT.run(module, {"x": X}), FORMAT.run(written, {"x": X})
         for key in before:
             _close(after[key], before[key])
+
+
+class Ring(nn.Module):
+    """Two padded layers: what replaces them has positions in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(2, 4, 3, padding=1)
+
+    def forward(self, x: Any) -> Any:
+        return self.second(self.first(x))
+
+
+def always(module: Any, shape: Any) -> Any:
+    document = read(module.eval(), shape)
+    return FORMAT.write(document, merge_graph(document.graph, Options(target=target_named("macs"), policy="always"))[0])
+
+
+WORDS = r"right only for inputs of size 9 along axis 2, as it was read: read it with input_shape=\(None, 3, None, None\)"
+
+
+def test_what_is_right_at_one_size_refuses_others() -> None:
+    torch.manual_seed(0)
+    net, small = Ring(), torch.randn(2, 3, 9, 8)
+    new = always(net, (1, 3, 9, 8))
+    torch.testing.assert_close(new(small), net(small), atol=1e-5, rtol=0)
+    large = torch.randn(2, 3, 12, 8)
+    for model in (new, copy.deepcopy(new), always(new, None)):  # written again, also if nobody says the size again
+        with pytest.raises(AssertionError, match=WORDS):
+            model(large)
+    kept = FORMAT.write(read(new), read(new).graph)
+    with pytest.raises(AssertionError, match=WORDS):
+        kept(large)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_check_of_sizes_compiles_and_exports() -> None:
+    torch.manual_seed(0)
+    new, x = always(Ring(), (1, 3, 9, 8)), torch.randn(2, 3, 9, 8)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(new)(x), new(x), atol=1e-5, rtol=0)
+    program = torch.export.export(new, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    torch.testing.assert_close(program.module()(x[:1]), new(x[:1]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [nn.Conv2d(3, 8, 3, 2, padding=1), nn.BatchNorm2d(8)],
+        lambda: [nn.Conv2d(3, 8, 1, bias=False), nn.Conv2d(8, 8, 3, 2, padding=1), nn.AvgPool2d(2)],
+        lambda: [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3, 2), nn.Conv2d(4, 4, 1)],
+        lambda: [nn.Conv2d(3, 16, (5, 1), padding=(2, 0)), nn.Conv2d(16, 4, (1, 5), padding=(0, 2))],
+    ],
+)
+def test_what_is_right_at_every_size_takes_every_size(layers: Any) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(*layers()).eval()
+    new = always(net, (1, 3, 40, 40))
+    assert sum(isinstance(part, nn.Conv2d) for part in new.modules()) == 1
+    for size in (39, 41, 42, 43, 58):
+        x = torch.randn(1, 3, size, size)
+        torch.testing.assert_close(new(x), net(x), atol=1e-5, rtol=0)
+
+
+def test_sizes_that_the_reading_depended_on_are_checked() -> None:
+    """ceil_mode is a padding that depends on the size; taps that only met padding on a small map are gone."""
+    for layers, size in (([nn.Conv2d(3, 4, 1), nn.AvgPool2d(2, ceil_mode=True)], 8), ([nn.Conv2d(3, 4, 3, padding=1)], 1)):
+        new = always(nn.Sequential(*layers, nn.BatchNorm2d(4)), (1, 3, size, size))
+        with pytest.raises(AssertionError, match=f"right only for inputs of size {size} along axis 2"):
+            new(torch.randn(1, 3, size + 1, size + 1))
+
+
+def test_a_model_that_torch_export_followed_on_an_example_keeps_its_sizes() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Any) -> Any:
+            return self.layer(x) if x.shape[2] > 8 else x
+
+    new = always(Branches(), (None, 3, 9, 9))
+    assert new(torch.zeros(5, 3, 9, 9)).shape == (5, 4, 7, 7)
+    with pytest.raises(AssertionError, match="right only for inputs of size 9 along axis 2"):
+        new(torch.zeros(5, 3, 5, 5))

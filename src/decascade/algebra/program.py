@@ -261,7 +261,10 @@ def crop(layer: Conv, window: Window) -> Conv | None:
     if any(first > last for first, last in kept):
         return None
     place = tuple(slice(first, last + 1) for first, last in kept)
-    padding = [(-(axis.start + first * axis.step), 0) for axis, (first, _) in zip(layer.axes, kept, strict=True)]
+    padding = [
+        (-(axis.start + first * axis.step), after - (axis.taps - 1 - last) * axis.step)
+        for axis, (first, last), (_, after) in zip(layer.axes, kept, layer.padding, strict=True)
+    ]
     weight = layer.weight[(slice(None), slice(None), *place)]
     return Conv(weight, layer.bias, layer.stride, layer.dilation, padding, layer.groups)
 

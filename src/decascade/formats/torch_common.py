@@ -22,7 +22,10 @@ from decascade.ir.graph import Shape
 WAY_ROUND = 'or export it with torch.onnx.export(model, example, "model.onnx", dynamo=True) and pass that file'
 """The end of every message about a model that cannot be taken as a PyTorch graph."""
 
-
+META = "decascade"
+"""The key in a written GraphModule's `meta` under which its inputs stand: name → (shape, element type)."""
+FIXED = f"{META}_fixed"
+"""The key under which it stands whether the model is right at those sizes only."""
 NOTE_KEY = f"{NOTE}_note"
 """Where an fx.GraphModule's `meta` holds decascade's text, and the attribute of an exported program that does."""
 

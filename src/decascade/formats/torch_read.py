@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.errors import FormatError, GraphError
 from decascade.formats.torch_border import read_border
 from decascade.formats.torch_common import WAY_ROUND, Traced, load
@@ -17,7 +20,7 @@ from decascade.formats.torch_shapes import exported_tensor, fake_shape, unpack_o
 from decascade.formats.torch_table import read_call
 from decascade.formats.torch_values import Values, evaluator
 from decascade.ir.graph import Graph, Node, Shape, Tensor
-from decascade.ir.ops import Foreign, Op
+from decascade.ir.ops import Activation, Add, Affine, BiasMap, Concat, Dense, Foreign, Op, Select
 from decascade.ir.shapes import infer
 
 
@@ -63,11 +66,17 @@ class Reader:
 
     steps: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     absorbed: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    sized: set[Any] = field(default_factory=set[Any])
 
     def shape(self, node: Any) -> Shape | None:
         """The shape of a tensor, as far as it is known."""
         known = self.tensors.get(node)
         return known.shape if known is not None else None
+
+    def open_shape(self, node: Any) -> Shape | None:
+        """The same with the sizes of the map left open: equal ones are the same symbol."""
+        shape = self.shape(node)
+        return None if shape is None else (*shape[:2], *(f"size{n}" if isinstance(n, int) else n for n in shape[2:]))
 
     def operation(self, node: Any) -> Op | None:
         """The operation that writes a tensor, where it is understood."""
@@ -98,18 +107,17 @@ def read_graph(traced: Traced) -> Reading:
     for node, spec in zip((n for n in module.graph.nodes if n.op == "placeholder"), traced.inputs, strict=True):
         shape = input_guess(node, spec, traced, reader.values)
         reader.tensors[node] = Tensor(reader.names.tensor(node), shape, spec.dtype)
-    context = Context(reader.values, reader.shape)
     for node in module.graph.nodes:
         if node.op in ("call_module", "call_function", "call_method") and reader.values.kinds[node] == "tensor":
-            _read_node(node, reader, context)
+            _read_node(node, reader)
     if unpack_outputs(reader.values, reader.tensors, traced.pinned):
         return read_graph(traced)
     return _assemble(reader)
 
 
-def _read_node(node: Any, reader: Reader, context: Context) -> None:
+def _read_node(node: Any, reader: Reader) -> None:
     pinned = node.op == "call_module" and node.target in reader.traced.pinned
-    steps = None if pinned else _understood(node, reader, context)
+    steps = None if pinned else _understood(node, reader, reader.shape)
     dtype = next((reader.tensors[s].dtype for s in reader.values.tensors(node) if s in reader.tensors), "float32")
     if steps is not None:
         try:
@@ -121,21 +129,44 @@ def _read_node(node: Any, reader: Reader, context: Context) -> None:
         else:
             reader.found[node] = steps
             reader.tensors[node] = Tensor(reader.names.tensor(node), shape, dtype)
+            if _only_at_this_size(node, steps, reader):
+                reader.sized.add(node)
     if steps is None:
         shape, own = reader.foreign_shape(node)
         shape = shape or asked_of(node, reader.values)
         reader.tensors[node] = Tensor(reader.names.tensor(node), shape, own or dtype)
 
 
-def _understood(node: Any, reader: Reader, context: Context) -> Steps | None:
+_SIZELESS = (Conv, ConvTranspose, Dense, Affine, Activation, Add, Concat)
+"""Operations that no reader makes by looking at the size of a map."""
+
+
+def _only_at_this_size(node: Any, steps: Steps, reader: Reader) -> bool:
+    """Whether a call means something else, or nothing that is understood, where the sizes of the map are left open."""
+    ops, inputs = steps
+    if all(isinstance(op, _SIZELESS) for op in ops) or all(reader.shape(s) == reader.open_shape(s) for s in inputs):
+        return False
+    again = _understood(node, reader, reader.open_shape)
+    return again is None or len(again[0]) != len(ops) or not all(map(_alike, ops, again[0]))
+
+
+def _alike(op: Op, other: Op) -> bool:
+    if isinstance(op, _SIZELESS):
+        return type(op) is type(other)
+    if isinstance(op, Select) and isinstance(other, Select):
+        return np.array_equal(op.indices, other.indices)
+    return not isinstance(op, BiasMap) and op == other
+
+
+def _understood(node: Any, reader: Reader, shape: Callable[[Any], Shape | None]) -> Steps | None:
     """What a call means, alone or together with those before it."""
-    reading = read_call(node, context)
+    reading = read_call(node, Context(reader.values, shape))
     if reading is not None:
         return (reading[0],), reading[1]
-    moved = read_layout(node, reader.values, reader.shape, reader.found.__contains__)
+    moved = read_layout(node, reader.values, shape, reader.found.__contains__)
     if moved is not None:
         return (moved[0],), (moved[1],)
-    border = read_border(node, reader.values, reader.shape, reader.operation)
+    border = read_border(node, reader.values, shape, reader.operation)
     if border is None:
         return None
     ops, start, absorbs = border
@@ -217,7 +248,7 @@ def _nodes(node: Any, mine: tuple[Any, ...], reader: Reader) -> tuple[list[Node]
             shape = infer(op, [reader.step_shape(n) for n in names])[0]
             outputs = (reader.names.extra(f"{outputs[0]}_step{index + 1}"),)
             reader.steps[outputs[0]] = Tensor(outputs[0], shape, reader.tensors[mine[0]].dtype)
-        built.append(Node(name, op, names, outputs, (origin,), reason))
+        built.append(Node(name, op, names, outputs, (origin,), reason, sized=node in reader.sized))
         names = outputs
     parts = tuple(step.name for step in built[:-1])
     return built, Source(mine, inputs, frozenset(_inner(mine, inputs, reader.values)), parts)

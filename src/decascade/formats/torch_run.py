@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from decascade.errors import FormatError, UsageError
 from decascade.formats.base import Arrays
-from decascade.formats.torch_common import floating_dtype, in_eval, load, note_of, to_numpy
+from decascade.formats.torch_common import META, floating_dtype, in_eval, load, note_of, to_numpy
 from decascade.formats.torch_export import export_module, quiet, save_program, unlift
 from decascade.formats.torch_names import output_names
-from decascade.formats.torch_write import META
 
 
 def run_module(native: Any, inputs: Arrays) -> dict[str, NDArray[Any]]:

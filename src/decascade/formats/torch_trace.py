@@ -15,6 +15,8 @@ from typing import Any, cast
 
 from decascade.errors import FormatError
 from decascade.formats.torch_common import (
+    FIXED,
+    META,
     WAY_ROUND,
     InputSpec,
     Traced,
@@ -50,6 +52,7 @@ def trace_module(model: Any, input_shape: InputShapes | None) -> Traced:
         if _parametrized(part):
             notes.append(f"{name or 'the model'} is parametrized; its effective weight in eval mode was read")
     copy = eval_copy(model)
+    input_shape = _written_for(model) if input_shape is None else input_shape
     try:
         traced = _symbolic(model, copy, input_shape)
     except _UntraceableError as error:
@@ -60,6 +63,13 @@ def trace_module(model: Any, input_shape: InputShapes | None) -> Traced:
         traced = _look_inside(model, copy, input_shape, traced)
     traced.notes[:0] = notes
     return traced
+
+
+def _written_for(model: Any) -> InputShapes | None:
+    """The sizes of a model that decascade wrote for these alone."""
+    meta = getattr(model, "meta", {})
+    known = {name: shape for name, (shape, _) in meta.get(META, {}).items() if shape is not None}
+    return known if meta.get(FIXED) else None
 
 
 class _UntraceableError(Exception):

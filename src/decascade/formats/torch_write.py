@@ -6,20 +6,19 @@ read is neither changed nor shared.
 
 from __future__ import annotations
 
+import operator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from decascade.errors import FormatError
 from decascade.formats.torch_build import Builder
-from decascade.formats.torch_common import floating_dtype, load, one_line
+from decascade.formats.torch_common import FIXED, META, floating_dtype, load, one_line
 from decascade.formats.torch_emit import emit
 from decascade.formats.torch_pure import VIEWS, call_name
 from decascade.formats.torch_read import Reading, Source
 from decascade.ir.graph import Graph, Node
-
-META = "decascade"
-"""The key in a written GraphModule's `meta` under which its inputs stand."""
+from decascade.ir.ops import BiasMap, Slice
 
 
 @dataclass(eq=False)
@@ -211,6 +210,8 @@ def _finished(writer: _Writer, new: Graph) -> Any:
     def placed(leaf: Any) -> Any:
         return writer.placed[reading.tensors[leaf]]
 
+    if fixed := _right_at_one_size(writer, new):
+        _check_sizes(writer, new)
     more = {name: writer.placed[name] for name in new.outputs[len(reading.graph.outputs) :]}
     graph.output(_with_more(torch.fx.node.map_arg(output.args[0], placed), more))
     _keep_pure(graph, writer.builder.root)
@@ -224,7 +225,36 @@ def _finished(writer: _Writer, new: Graph) -> Any:
             part._non_persistent_buffers_set |= writer.builder.root.get_submodule(path)._non_persistent_buffers_set
     module._non_persistent_buffers_set |= writer.builder.root._non_persistent_buffers_set & set(module._buffers)
     module.meta[META] = {name: (new.tensors[name].shape, new.tensors[name].dtype) for name in new.inputs}
+    module.meta[FIXED] = fixed
     return module
+
+
+def _right_at_one_size(writer: _Writer, new: Graph) -> bool:
+    """Whether the model is right only for maps of the sizes that it was read with: it was written so already, torch.export
+    followed it on an example, or something new in it is."""
+    traced = writer.reading.traced
+    before = getattr(traced.original, "meta", {}).get(FIXED, False) or traced.exported
+    made = [node for node in new.nodes if writer.kept(node) is None]
+    return before or any(node.sized or isinstance(node.op, (BiasMap, Slice)) for node in made)
+
+
+def _check_sizes(writer: _Writer, new: Graph) -> None:
+    """Calls at the start of the model that refuse inputs of other sizes; the batch is left alone."""
+    torch, graph = load(), writer.builder.graph
+    same: Any = operator.eq
+    first = 1 if writer.reading.traced.exported else 2
+    with graph.inserting_after([node for node in graph.nodes if node.op == "placeholder"][-1]):
+        for name in reversed(new.inputs):
+            shape = new.shape(name) or ()
+            opened = ", ".join(str(n) if axis == 1 else "None" for axis, n in enumerate(shape))
+            for axis in reversed([a for a, n in enumerate(shape) if a >= first and isinstance(n, int)]):
+                told = (f"this model is right only for inputs of size {shape[axis]} along axis {axis}, as it was read: "
+                        f"read it with input_shape=({opened}) to leave the sizes open")
+                size = graph.call_method("size", (writer.placed[name], axis))
+                with graph.inserting_after(size):
+                    equal = graph.call_function(same, (size, shape[axis]))
+                with graph.inserting_after(equal):
+                    graph.call_function(torch._assert, (equal, told))
 
 
 def _with_more(outputs: Any, more: dict[str, Any]) -> Any:

@@ -30,7 +30,8 @@ class Node:
 
     `origin` holds the names of the native layers or nodes that it stands for, as the user knows them; it is empty
     for an operation that decascade made.  `pinned`: it must stay as it is (say a layer that is called twice and may
-    not be split); rewrites leave it alone.  The reason is in `pinned`, in words.
+    not be split); rewrites leave it alone.  The reason is in `pinned`, in words.  `sized`: it is right only for inputs of
+    the sizes that the graph states, say because it corrects a border there.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Node:
     origin: tuple[str, ...] = ()
     pinned: str = ""
     native: Any = field(default=None, repr=False)
+    sized: bool = False
 
     @property
     def output(self) -> str:

@@ -95,7 +95,8 @@ def _ways(
                 op = narrowed(node.op, channels)
             output = names[node.output]
             tensors[output] = narrow_tensor(graph, node.output, output, layer.out_channels if node is after else len(channels))
-            nodes.append(Node(f"{node.name}/{way}", op, tuple(names.get(n, n) for n in node.inputs), (output,)))
+            inputs = tuple(names.get(n, n) for n in node.inputs)
+            nodes.append(Node(f"{node.name}/{way}", op, inputs, (output,), sized=node.sized))
     ends = tuple(f"{after.output}/{way}" for way in ("rest", "linear"))
     return [*nodes, Node(f"{after.name}/sum", Add(), ends, after.outputs)], tensors
 

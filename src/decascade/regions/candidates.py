@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from decascade.cost.count import parameters
 from decascade.errors import AlgebraError
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.ops import Dense, Flatten, Upsample
+from decascade.regions.anysize import right_at_any_size
 from decascade.regions.forms import Builder, write_form
 from decascade.regions.kernels import Composed, Sketched
 from decascade.regions.lower import Refusal, is_convolution, lower
@@ -218,6 +219,9 @@ def realise(graph: Graph, chosen: Candidate, label: str) -> Builder:
         return builder
     written = write_form(chosen.form, chosen.kernels, builder)
     assert written
+    any_size = right_at_any_size(chosen.form, chosen.kernels.border.program, builder.nodes)
+    if not any_size or any(node.sized for node in segment.nodes):
+        builder.nodes = [replace(node, sized=True) for node in builder.nodes]
     return builder
 
 

@@ -124,7 +124,7 @@ def _deleted(graph: Graph, before: Sequence[Node], after: Sequence[Node], kept: 
         count = len(lanes[node.output][0]) if node.output in lanes else len(kept)
         if output in narrow.values():
             tensors[output] = narrow_tensor(graph, node.output, output, count)
-        new = Node(f"{node.name}/kept", op, tuple(narrow.get(n, n) for n in node.inputs), (output,))
+        new = Node(f"{node.name}/kept", op, tuple(narrow.get(n, n) for n in node.inputs), (output,), sized=node.sized)
         nodes[node.name] = [new]
         made[new.name] = node.name
     constant = np.setdiff1d(np.arange(len(values)), kept)

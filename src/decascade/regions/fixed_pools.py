@@ -83,7 +83,7 @@ def select_winners(graph: Graph, certificate: Certificate) -> tuple[Graph, dict[
             assert before is not None
             assert after is not None
             claims[node.name] = pool_claim(node, node.op, taps[node.name])
-            node = replace(node, op=selection(node.op, taps[node.name], (before, after)))
+            node = replace(node, op=selection(node.op, taps[node.name], (before, after)), sized=True)
         nodes.append(node)
     return graph.with_nodes(nodes), claims
 

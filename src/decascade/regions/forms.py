@@ -112,22 +112,24 @@ def _is_scale(kernel: Conv) -> bool:
 
 
 def _padded(kernel: Conv, builder: Builder) -> Conv:
-    """The kernel with the padding after the last sample that gives the exit's size.  A stride leaves a choice:
-    symmetric if it can be, else none."""
+    """The kernel with the padding after the last sample that gives the exit's size.  A stride leaves a choice: that of the
+    composed layers if it can be, which is right at every size; else symmetric, else none."""
     padding = list[tuple[int, int]]()
     for a, axis in enumerate(kernel.axes):
         lo, hi = -axis.start, kernel.padding[a][1]
         n, out = (builder.graph.shape(name)[2 + a] for name in (builder.entry, builder.exit))  # type: ignore[index]
         if isinstance(n, int) and isinstance(out, int):
-            hi = _after(axis, lo, n, out)
+            hi = _after(axis, lo, n, out, hi)
         padding.append((lo, hi))
     return Conv(kernel.weight, kernel.bias, kernel.stride, kernel.dilation, padding, kernel.groups)
 
 
-def _after(axis: Axis, before: int, size: int, positions: int) -> int:
+def _after(axis: Axis, before: int, size: int, positions: int, wanted: int | None = None) -> int:
     """The padding after the last sample that gives so many positions; a stride leaves a choice."""
     least = (positions - 1) * axis.stride + axis.reach + 1 - size - before
     most = least + axis.stride - 1
+    if wanted is not None and least <= wanted <= most:
+        return wanted
     if least <= before <= most:
         return before
     return 0 if least <= 0 <= most else least if least > 0 else most

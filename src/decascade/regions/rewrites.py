@@ -137,7 +137,7 @@ def _swapped(graph: Graph, first: Node, second: Node) -> tuple[tuple[Node, Node]
 
 
 def _renamed(node: Node, op: Op, source: str, output: str) -> Node:
-    return Node(f"{node.name}/moved", op, (source,), (output,))
+    return Node(f"{node.name}/moved", op, (source,), (output,), sized=node.sized)
 
 
 def _cheaper(graph: Graph, first: Node, second: Node, target: Target) -> bool:

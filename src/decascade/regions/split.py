@@ -37,5 +37,5 @@ def _pairs(graph: Graph, sized: Graph, node: Node, layer: Conv) -> Iterator[tupl
         name, dtype = f"{node.name}/rank/out", graph.tensors[node.output].dtype
         middle = Tensor(name, infer(ops[0], [graph.shape(node.inputs[0])])[0], dtype)
         costed = Tensor(name, infer(ops[0], [sized.shape(node.inputs[0])])[0], dtype)
-        yield (Node(f"{node.name}_split/first", ops[0], node.inputs, (name,)),
-               Node(f"{node.name}_split/second", ops[1], (name,), node.outputs)), middle, costed
+        yield (Node(f"{node.name}_split/first", ops[0], node.inputs, (name,), sized=node.sized),
+               Node(f"{node.name}_split/second", ops[1], (name,), node.outputs, sized=node.sized)), middle, costed
