@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from decascade.ir.graph import Graph
-from decascade.ir.ops import Activation, Concat, Flatten, GlobalPool, Pool
+from decascade.ir.ops import Activation, BiasMap, Concat, Flatten, GlobalPool, Pad, Pool, Slice, Upsample
 from laws import Net
 
 torch = pytest.importorskip("torch")
@@ -87,6 +87,16 @@ def sequence_1d() -> Graph:
     return net.graph(net.affine(x))
 
 
+def moves_2d() -> Graph:
+    """What only moves or shifts values between two layers: a bias map, a padding, a slice, an upsampling; a softmax at the end."""
+    net = Net((2, 6, 7))
+    x = net.emit(BiasMap(net.weights(4, 6, 7)), net.conv("x", 4, 3, pad=1))
+    x = net.emit(Pad(((1, 0), (0, 2)), 0.5), net.relu(x))
+    x = net.emit(Upsample((1, 2)), net.emit(Slice(3, 1, 8), x))
+    x = net.emit(Activation("softmax", (1.0,)), net.conv(x, 4, (2, 3), stride=(1, 2)))
+    return net.graph(net.conv(x, 3, 1))
+
+
 def volume_3d() -> Graph:
     net = Net((2, 5, 4, 5))
     x = net.relu(net.conv("x", 3, (2, 1, 3), pad=((1, 0), (0, 0), (1, 1))))
@@ -101,7 +111,7 @@ def vectors() -> Graph:
     return net.graph(net.dense(net.relu(x), 4))
 
 
-NETS: Mapping[str, Any] = {f.__name__: f for f in (chain_2d, residual_2d, sequence_1d, volume_3d, vectors)}
+NETS: Mapping[str, Any] = {f.__name__: f for f in (chain_2d, residual_2d, moves_2d, sequence_1d, volume_3d, vectors)}
 
 
 def samples_for(graph: Graph, count: int, seed: int = 0) -> np.ndarray:

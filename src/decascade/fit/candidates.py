@@ -81,18 +81,17 @@ def supported(found: Iterable[Candidate], samples: int) -> list[Candidate]:
     Raises:
         UsageError: there are candidates, and none is left.
     """
-    listed, kept = list(found), list[Candidate]()
-    most = 0.0
+    listed, shapes = list(found), dict[int, dict[str, tuple[int, ...]]]()
+    each = list[float]()
     for candidate in listed:
-        shapes = sizes_of(candidate.student.site.graph)
-        rows = min((patches_per_unknown(r, shapes, samples) for r in candidate.student.requests()), default=0.0)
-        most = max(most, rows)
-        if rows >= ENOUGH:
-            kept.append(candidate)
+        graph = candidate.student.site.graph
+        sizes = shapes.get(id(graph)) or shapes.setdefault(id(graph), sizes_of(graph))
+        each.append(min(patches_per_unknown(request, sizes, 1) for request in candidate.student.requests()))
+    kept = [candidate for candidate, rows in zip(listed, each, strict=True) if rows * samples >= ENOUGH]
     if listed and not kept:
         raise UsageError(
-            f"too few samples: {samples} give {most:.1f} patches per unknown of the smallest fit, {ENOUGH} are needed:"
-            f" give at least {ceil(samples * ENOUGH / max(most, 1e-9))}"
+            f"too few samples: {samples} give {max(each) * samples:.1f} patches per unknown of the smallest fit, {ENOUGH} are"
+            f" needed: give at least {ceil(ENOUGH / max(each))}"
         )
     return kept
 
