@@ -10,7 +10,7 @@ import pytest
 
 from decascade.algebra.conv import Conv
 from decascade.ir.graph import Graph, Node, Tensor
-from decascade.ir.ops import Activation, Affine, Dense, Flatten
+from decascade.ir.ops import Activation, Affine, Dense, Flatten, Foreign
 from decascade.ir.shapes import infer_graph
 
 torch = pytest.importorskip("torch")
@@ -121,6 +121,15 @@ def test_labels_of_other_classes() -> None:
     )
     # too few to say
     assert range_warnings(graph, load((X[:8], (right[:8] + 1) % 3), graph)) == []
+
+
+def test_what_cannot_be_computed_is_not_watched() -> None:
+    whole = chain(1, 0.5)
+    nodes = [Node(n.name, Foreign("Mystery"), n.inputs, n.outputs) if n.name == "clip" else n for n in whole.nodes]
+    graph = Graph(tuple(nodes), whole.inputs, whole.outputs, whole.tensors)
+    assert range_warnings(graph, load((X, np.zeros(64, int)), graph)) == []
+    (found,) = range_warnings(graph, load(X / 255, graph))
+    assert "look too small" in found
 
 
 def test_one_sample_says_nothing() -> None:

@@ -33,8 +33,7 @@ SATURATED = 0.3
 def range_warnings(graph: Graph, data: Dataset) -> list[str]:
     """One line where the data seem not to be scaled as in training, one where the labels seem to be of other classes.
 
-    Raises:
-        CannotInterpret: an operation that what is watched depends on has no meaning in NumPy.
+    What depends on an operation without a meaning in NumPy is not watched.
     """
     if data.count < 2:
         return []
@@ -53,7 +52,7 @@ def range_warnings(graph: Graph, data: Dataset) -> list[str]:
 def _values(lowered: Lowered, data: Dataset) -> Mapping[str, Any]:
     graph = lowered.graph
     watched = [n.output for n in graph.nodes if isinstance(n.op, Conv | ConvTranspose | Dense | Affine | Activation)]
-    wanted = list(dict.fromkeys([*graph.inputs, *watched, *graph.outputs]))
+    wanted = [name for name in dict.fromkeys([*graph.inputs, *watched, *graph.outputs]) if lowered.computable(name)]
     one = lowered.run(data.tensors(np.arange(1)), wanted)
     width = sum(4 * value.numel() for value in one.values())
     return lowered.run(data.tensors(np.arange(max(2, min(data.count, ROOM // width)))), wanted)
@@ -91,7 +90,7 @@ def _ratios(graph: Graph, values: Mapping[str, Any]) -> Iterator[float]:
     torch = load_torch()
     for node in graph.nodes:
         bias = _bias(graph, node)
-        if bias is None:
+        if bias is None or node.output not in values:
             continue
         size = sqrt(float(np.mean(np.square(bias))))
         deviation = float(torch.sqrt(values[node.output].float().var(0, correction=0).mean()))
@@ -121,7 +120,8 @@ def _layer(node: Node) -> Conv | ConvTranspose | None:
 
 def _saturation(graph: Graph, values: Mapping[str, Any]) -> float:
     """The largest share of values at the upper end of a clipped activation."""
-    clips = {n.output: n.op.params[1] for n in graph.nodes if isinstance(n.op, Activation) and n.op.kind == "clip"}
+    acts = {n.output: n.op for n in graph.nodes if isinstance(n.op, Activation) and n.output in values}
+    clips = {name: op.params[1] for name, op in acts.items() if op.kind == "clip"}
     return max((float((values[name] >= high).float().mean()) for name, high in clips.items()), default=0.0)
 
 
@@ -130,7 +130,7 @@ def _flat_warning(graph: Graph, values: Mapping[str, Any]) -> str:
     for name in graph.outputs:
         maker = graph.producer.get(name)
         softmax = maker is not None and isinstance(maker.op, Activation) and maker.op.kind == "softmax"
-        if softmax and values[name].ndim == 2 and len(values[name]) > 1:
+        if softmax and name in values and values[name].ndim == 2:
             p = values[name].double().clamp_min(1e-30)
             told = float(_entropy(p.mean(0)) - _entropy(p).mean())
             if told < 1e-3:
@@ -144,8 +144,8 @@ def _entropy(p: Any) -> Any:
 
 
 def _label_warning(graph: Graph, data: Dataset, values: Mapping[str, Any]) -> str:
-    scores = values[graph.outputs[0]]
-    if data.labels is None or len(graph.outputs) > 1 or scores.ndim != 2 or scores.shape[1] < 2:
+    scores = values.get(graph.outputs[0])
+    if data.labels is None or len(graph.outputs) > 1 or scores is None or scores.ndim != 2 or scores.shape[1] < 2:
         return ""
     labels = data.targets(np.arange(len(scores)))
     right = float((scores.argmax(1) == load_torch().as_tensor(labels)).float().mean())
