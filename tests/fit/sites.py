@@ -88,7 +88,7 @@ def sequence_1d() -> Graph:
 
 
 def moves_2d() -> Graph:
-    """What only moves or shifts values between two layers: a bias map, a padding, a slice, an upsampling; a softmax at the end."""
+    """What only moves or shifts values between two layers: a bias map, a padding, a slice, an upsampling; a softmax."""
     net = Net((2, 6, 7))
     x = net.emit(BiasMap(net.weights(4, 6, 7)), net.conv("x", 4, 3, pad=1))
     x = net.emit(Pad(((1, 0), (0, 2)), 0.5), net.relu(x))

@@ -52,7 +52,7 @@ def put_in(graph: Graph, fitted: Fitted) -> Graph:
     """The graph with one fitted student in place of its segment.  Its nodes are called after the segment's last layer."""
     segment = fitted.candidate.student.site.segment
     kept = [node for node in graph.nodes if node.name not in segment.nodes]
-    label, taken = f"{segment.nodes[-1]}_student", {node.name for node in kept}
+    label, taken = f"{segment.nodes[-1]}_student", {*graph.tensors, *(node.name for node in kept)}
     while any(name == label or name.startswith(f"{label}/") for name in taken):
         label += "'"
     nodes, tensors = fitted.nodes(label)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph
-from decascade.ir.ops import Activation
+from decascade.ir.ops import Activation, Op
 
 Loss = Literal["auto", "kl", "mse"]
 LOSSES = ("auto", "kl", "mse")
@@ -26,7 +26,8 @@ class Output:
 
 
 def outputs_of(graph: Graph, loss: str = "auto", labelled: bool = False) -> tuple[Output, ...]:
-    """One entry per output.  "auto": "kl" where the output is a softmax, or vectors for which labels are given, else "mse".
+    """One entry per output.  "auto": "kl" where the output is a softmax over channels, or vectors for which labels are given,
+    else "mse".
 
     Raises:
         UsageError: an unknown loss.
@@ -38,11 +39,15 @@ def outputs_of(graph: Graph, loss: str = "auto", labelled: bool = False) -> tupl
 
 def _output(graph: Graph, name: str, loss: str, labelled: bool) -> Output:
     producer, shape = graph.producer.get(name), graph.shape(name)
-    softmax = producer is not None and isinstance(producer.op, Activation) and producer.op.kind == "softmax"
+    softmax = producer is not None and shape is not None and _over_channels(producer.op, len(shape))
     compared = producer.inputs[0] if softmax and producer is not None else name
     classes = softmax or (labelled and shape is not None and len(shape) == 2)
     kind = ("kl" if classes else "mse") if loss == "auto" else loss
     return Output(name, compared, "kl" if kind == "kl" else "mse")
+
+
+def _over_channels(op: Op, rank: int) -> bool:
+    return isinstance(op, Activation) and op.kind == "softmax" and int(op.params[0]) % rank == 1
 
 
 def divergence(outputs: tuple[Output, ...], original: Mapping[str, Any], student: Mapping[str, Any]) -> Any:
