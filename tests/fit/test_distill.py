@@ -243,6 +243,16 @@ def test_checkpoints_of_other_trainings_are_refused(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_student_that_was_fitted_again_is_the_same_training() -> None:
+    weights = {"w": torch.rand(4, 4)}
+    again = {"w": weights["w"] * (1 + 1e-7)}
+    mark = state.fingerprint(QUICK, student=weights)
+    assert state.fingerprint(QUICK, student=again) == mark
+    assert state.fingerprint(QUICK, student={"w": 1.1 * weights["w"]}) != mark
+    assert state.fingerprint(QUICK, student={"v": weights["w"]}) != mark
+    assert state.fingerprint(replace(QUICK, seed=1), student=weights) != mark
+
+
 def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> Any:
