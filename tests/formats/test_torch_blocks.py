@@ -53,12 +53,12 @@ def _same(module: Any, graph: Any, new: Any, shape: tuple[int, ...]) -> None:
         exact = copy.deepcopy(module).double()(torch.tensor(x).double()).numpy()
     found = FORMAT.run(new, {name: x})["output"]
     terms = max(int(np.prod(node.op.weight.shape[1:])) for node in graph.nodes if isinstance(node.op, Conv))
-    allowed = (terms + 4) * 2.0**-24 * run(_absolute(graph), {name: np.abs(x)})["output"]
+    allowed = (terms + 4) * 2.0**-24 * run(absolute(graph), {name: np.abs(x)})["output"]
     assert found.shape == exact.shape
     assert np.all(np.abs(found - exact) <= allowed), float((np.abs(found - exact) / allowed).max())
 
 
-def _absolute(graph: Any) -> Any:
+def absolute(graph: Any) -> Any:
     """The graph with every weight, bias and constant made positive."""
 
     def positive(op: Any) -> Any:

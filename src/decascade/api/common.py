@@ -16,7 +16,7 @@ from decascade.regions.merge import Options
 Progress = Callable[[str, float], None]
 Policy = Literal["profitable", "always"]
 Border = Literal["exact", "refuse"]
-InputShape = Sequence[int] | Mapping[str, Sequence[int]]
+InputShape = Sequence[int | str | None] | Mapping[str, Sequence[int | str | None]]
 InputRange = Sequence[Any] | str | Path | Mapping[str, Any]
 """The lowest and the highest value: two numbers, two arrays (one number per channel, or per entry in the model's own layout),
 an .npz file with `lo` and `hi`; or a mapping from input names to these."""
@@ -44,7 +44,10 @@ def check_seed(seed: int) -> None:
 def read_model(model: object, input_shape: InputShape | None = None) -> tuple[Format, Document]:
     form = format_of(model)
     source = Path(model) if isinstance(model, str) else model
-    if input_shape is None or isinstance(source, Path) or "input_shape" not in signature(form.read).parameters:
+    if input_shape is None:
         return form, form.read(source)
+    if "input_shape" not in signature(form.read).parameters:
+        raise UsageError(f"a {form.name} model states the sizes of its inputs itself: leave the input shape out, "
+                         "or build the model with these sizes")
     shaped: Any = form
     return form, shaped.read(source, input_shape=input_shape)

@@ -10,6 +10,7 @@ from decascade.cli.options import (
     Debug,
     Force,
     Growth,
+    InputShapes,
     Json,
     ModelPath,
     Policy,
@@ -22,6 +23,7 @@ from decascade.cli.options import (
     Target,
     Tier,
     chosen_range,
+    chosen_shape,
 )
 from decascade.cli.show import progress_bar, show
 
@@ -30,6 +32,7 @@ from decascade.cli.show import progress_bar, show
 def inspect(
     model: ModelPath, target: Target = "macs", policy: Policy = "profitable", max_growth: Growth = 16.0,
     border: Border = "exact", tier: Tier = None, input_range: Range = None, input_range_file: RangeFile = None,
+    input_shape: InputShapes = None,
     data: Samples = None, prove_seconds: ProveSeconds = 20.0,
     report: ReportPath = None, force: Force = False, quiet: Quiet = False, as_json: Json = False, debug: Debug = False,
 ) -> None:
@@ -54,7 +57,8 @@ def inspect(
     with progress_bar(quiet) as progress:
         found = api.inspect(
             model, target=target, policy=policy, border=border, max_growth=max_growth, tier=tier,  # type: ignore[arg-type]
-            input_range=chosen_range(input_range, input_range_file), data=data, prove_seconds=prove_seconds, progress=progress,
+            input_range=chosen_range(input_range, input_range_file), input_shape=chosen_shape(input_shape), data=data,
+            prove_seconds=prove_seconds, progress=progress,
         )
     if report is not None:
         write_all([Item(report, lambda path: write_report(found, path))])

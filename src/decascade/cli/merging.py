@@ -11,6 +11,7 @@ from decascade.cli.options import (
     Force,
     Growth,
     Guard,
+    InputShapes,
     Json,
     ModelPath,
     Output,
@@ -25,6 +26,7 @@ from decascade.cli.options import (
     Target,
     Tier,
     chosen_range,
+    chosen_shape,
 )
 from decascade.cli.show import progress_bar, show
 
@@ -34,7 +36,7 @@ def merge(
     model: ModelPath,
     output: Output,
     target: Target = "macs", policy: Policy = "profitable", max_growth: Growth = 16.0, border: Border = "exact",
-    tier: Tier = None, input_range: Range = None, input_range_file: RangeFile = None,
+    tier: Tier = None, input_range: Range = None, input_range_file: RangeFile = None, input_shape: InputShapes = None,
     data: Samples = None, guard: Guard = False, prove_seconds: ProveSeconds = 20.0,
     report: ReportPath = None, seed: Seed = 0, force: Force = False, quiet: Quiet = False, as_json: Json = False,
     debug: Debug = False,
@@ -59,8 +61,8 @@ def merge(
     with progress_bar(quiet) as progress:
         result = api.merge(
             model, target=target, policy=policy, border=border, max_growth=max_growth, tier=tier,  # type: ignore[arg-type]
-            input_range=chosen_range(input_range, input_range_file), data=data, guard=guard, prove_seconds=prove_seconds,
-            seed=seed, progress=progress,
+            input_range=chosen_range(input_range, input_range_file), input_shape=chosen_shape(input_shape), data=data,
+            guard=guard, prove_seconds=prove_seconds, seed=seed, progress=progress,
         )
         result.save(output, force=force, report=report)
     show(result.report, result.report.render, quiet, as_json)

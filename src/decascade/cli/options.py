@@ -33,6 +33,14 @@ Range = Annotated[
         " the result is then equal to the model within this range only. Verification draws its inputs from it (default −1 1).",
     ),
 ]
+InputShapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-shape", metavar="1,3,64,64", show_default=False,
+        help="Sizes of the input, batch first, where the model leaves them open (.onnx, .pt2); N or ? stays open. The result is"
+        " for these sizes. With several inputs NAME:1,3,64,64, once for each.",
+    ),
+]
 RangeFile = Annotated[
     Path | None,
     typer.Option(
@@ -65,6 +73,30 @@ Data = Annotated[
     Path | None, typer.Option(metavar="D.npz", help="Inputs in A's layout: .npz with x, or .npy.", show_default=False)
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def chosen_shape(texts: list[str] | None) -> dict[str, tuple[int | None, ...]] | tuple[int | None, ...] | None:
+    """The input shapes: one for the only input, or one per named input.
+
+    Raises:
+        UsageError: text that is no shape, a name twice, or several shapes of which one has no name.
+    """
+    if not texts:
+        return None
+    pairs = [(name, _sizes(text, sizes)) for text in texts for name, _, sizes in [text.rpartition(":")]]
+    names = [name for name, _ in pairs]
+    if len(pairs) == 1 and not names[0]:
+        return pairs[0][1]
+    if "" in names or len(set(names)) < len(names):
+        raise UsageError(f"--input-shape {' --input-shape '.join(texts)}: give one per input, each as NAME:1,3,64,64")
+    return dict(pairs)
+
+
+def _sizes(text: str, sizes: str) -> tuple[int | None, ...]:
+    items = [item.strip() for item in sizes.split(",")]
+    if not all(item.isdecimal() or item in ("N", "?") for item in items):
+        raise UsageError(f"--input-shape {text}: give numbers, the batch first, as in 1,3,64,64; N or ? stays open")
+    return tuple(int(item) if item.isdecimal() else None for item in items)
 
 
 def chosen_range(numbers: tuple[float, float] | None, file: Path | None) -> tuple[float, float] | Path | None:

@@ -13,6 +13,7 @@ from decascade.cli.options import (
     Data,
     Debug,
     Force,
+    InputShapes,
     Json,
     ProveSeconds,
     Quiet,
@@ -21,6 +22,7 @@ from decascade.cli.options import (
     ReportPath,
     Seed,
     chosen_range,
+    chosen_shape,
 )
 from decascade.cli.show import progress_bar, show
 from decascade.errors import UsageError, VerificationError
@@ -37,7 +39,7 @@ def verify(
             help="Another, of any of these formats. Not needed where A has a certificate and what it was made of is beside it.",
         ),
     ] = None,
-    data: Data = None, input_range: Range = None, input_range_file: RangeFile = None,
+    data: Data = None, input_range: Range = None, input_range_file: RangeFile = None, input_shape: InputShapes = None,
     certificate: Annotated[
         Path | None,
         typer.Option(metavar="R.json", show_default=False, help="Prove again what this report of A claims of its activations."),
@@ -69,13 +71,15 @@ def verify(
     if report is not None:
         api.check_report(report, [Path(m) for m in (a, b, certificate) if m is not None], force)
     with progress_bar(quiet) as progress:
-        limits = chosen_range(input_range, input_range_file)
+        limits, shape = chosen_range(input_range, input_range_file), chosen_shape(input_shape)
         if certificate is not None:
             found = api.recheck_certificate(
-                a, certificate, data=data, input_range=limits, prove_seconds=prove_seconds, seed=seed, progress=progress)
+                a, certificate, data=data, input_range=limits, input_shape=shape, prove_seconds=prove_seconds, seed=seed,
+                progress=progress)
         else:
             found = api.verify(
-                a, b, data=data, input_range=limits, prove_seconds=prove_seconds, seed=seed, progress=progress)
+                a, b, data=data, input_range=limits, input_shape=shape, prove_seconds=prove_seconds, seed=seed,
+                progress=progress)
     if report is not None:
         title = " and ".join(Path(m).name for m in (a, b) if m is not None)
         write_all([Item(report, lambda path: write_report(found, path, title))])

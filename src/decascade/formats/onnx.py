@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from decascade.errors import FormatError
 from decascade.formats.base import NOTE, Arrays, Document
+from decascade.formats.input_shapes import InputShapes
 from decascade.formats.onnx_model import OnnxModel, from_ir, from_proto, load_model, save_model
 from decascade.formats.onnx_read import graph_of
 from decascade.formats.onnx_run import run_model
+from decascade.formats.onnx_sizes import sized
 from decascade.formats.onnx_view import View, view_of
 from decascade.formats.onnx_write import rewritten
 from decascade.ir.graph import Graph
@@ -42,16 +44,19 @@ class OnnxFormat:
         """Whether it is an `onnx.ModelProto`, an `onnx_ir.Model` or an `OnnxModel`; imports neither package."""
         return isinstance(model, OnnxModel) or _kind(model) in ("ModelProto", "Model")
 
-    def read(self, source: Path | object) -> Document:
+    def read(self, source: Path | object, input_shape: InputShapes | None = None) -> Document:
         """Read a file or a live model.
 
+        `input_shape`: sizes for what the model leaves open; it then states them itself, and so does what is written.
+
         Raises:
-            FormatError: missing, empty, truncated, of another format, an opset below 7, NaN or infinite weights.
+            FormatError: missing, empty, truncated, of another format, an opset below 7, NaN or infinite weights, sizes that
+                are not the model's.
             UnsafeModelError: external data outside the model's folder; nothing of it is read.
         """
         path = Path(source) if isinstance(source, str | Path) else None
         _need_onnx()
-        model = _held(source)
+        model = _held(source) if input_shape is None else sized(_held(source), input_shape)
         view = view_of(model)
         return Document("onnx", graph_of(view), model, path, state=_State(view, _kind(source)))
 

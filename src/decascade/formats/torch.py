@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from decascade.errors import FormatError, UnsafeModelError
 from decascade.formats.base import Arrays, Document
+from decascade.formats.input_shapes import InputShapes
 from decascade.formats.torch_common import NOTE_KEY, load, loaded, note_of
-from decascade.formats.torch_trace import InputShapes
 from decascade.ir.graph import Graph
 
 PICKLES = (".pt", ".pth", ".th", ".ckpt", ".bin", ".pkl")
@@ -36,7 +36,8 @@ class TorchFormat:
     def read(self, source: Path | object, input_shape: InputShapes | None = None) -> Document:
         """A .pt2 file, an nn.Module or an ExportedProgram.
 
-        `input_shape` (for a live module): a shape with the batch first, one per input, or a mapping by name.
+        `input_shape`: a shape with the batch first, one per input, or a mapping by name.  A live module states no sizes at
+        all; an exported program may leave some open, which it is exported again with.
 
         Raises:
             FormatError: no such file, not an exported program, code that cannot be traced, weights that are not finite.
@@ -79,15 +80,17 @@ class TorchFormat:
 
 def read(source: Path | object, input_shape: InputShapes | None = None) -> Document:
     """As `TorchFormat.read`."""
-    from decascade.formats.torch_export import trace_program
+    from decascade.formats.torch_export import trace_program, trace_sized
     from decascade.formats.torch_read import read_graph
     from decascade.formats.torch_trace import trace_module
 
     if isinstance(source, (str, Path)):
-        return _read_file(Path(source))
+        return _read_file(Path(source), input_shape)
     torch = load()
     if isinstance(source, torch.export.ExportedProgram):
         traced = trace_program(source)
+        if input_shape is not None:
+            traced = trace_sized(source, traced, input_shape)
     elif isinstance(source, torch.nn.Module):
         traced = trace_module(source, input_shape)
     else:
@@ -96,7 +99,7 @@ def read(source: Path | object, input_shape: InputShapes | None = None) -> Docum
     return Document("torch", reading.graph, source, None, tuple(traced.notes), reading)
 
 
-def _read_file(path: Path) -> Document:
+def _read_file(path: Path, input_shape: InputShapes | None) -> Document:
     from dataclasses import replace
 
     from decascade.formats.torch_archive import load_program
@@ -106,7 +109,7 @@ def _read_file(path: Path) -> Document:
             f"{path} is a pickle, which can run code when it is loaded and is never opened: load it yourself, put the weights "
             "into your model and pass the nn.Module, or store it with torch.export.save as .pt2"
         )
-    return replace(read(load_program(path)), source=path)
+    return replace(read(load_program(path), input_shape), source=path)
 
 
 FORMAT = TorchFormat()

@@ -12,6 +12,7 @@ from typing import Any
 
 from decascade.errors import FormatError
 from decascade.formats.base import NOTE
+from decascade.formats.input_shapes import InputShapes, settled, spread
 from decascade.formats.torch_common import WAY_ROUND, InputSpec, Traced, check_finite, dtype_name, load, one_line
 from decascade.formats.torch_pure import AliasedError, call_name, make_pure
 from decascade.formats.torch_shapes import symbolic_shape
@@ -81,6 +82,33 @@ def trace_program(program: Any) -> Traced:
     symbols = dict[str, str]()
     inputs = tuple(_inputs(module, symbols))
     return Traced(module, module, inputs, exported=True, notes=notes, symbols=symbols)
+
+
+def trace_sized(program: Any, traced: Traced, input_shape: InputShapes) -> Traced:
+    """A program whose sizes are those that the user gave where it leaves them open.
+
+    Raises:
+        FormatError: sizes that are not the program's, that it cannot take, or some but the batch that stay open.
+    """
+    names = [spec.name for spec in traced.inputs]
+    shapes = [spec.shape if given is None else settled(spec.name, spec.shape, given)
+              for spec, given in zip(traced.inputs, spread(names, input_shape), strict=True)]
+    if shapes == [spec.shape for spec in traced.inputs]:
+        return traced
+    known = [shape for shape in shapes if shape is not None and all(isinstance(n, int) for n in shape[1:])]
+    if len(known) < len(shapes):
+        raise FormatError("an exported program is exported again with the sizes given: give every size but the batch")
+    dtypes = [getattr(load(), spec.dtype) for spec in traced.inputs]
+    try:
+        again = export_module(unlift(program), known, dtypes)
+    except FormatError:
+        raise
+    except Exception as error:
+        told = " and ".join(f"({', '.join(map(str, shape))})" for shape in known)
+        raise FormatError(f"the exported program takes no input of shape {told} ({one_line(error)})") from None
+    found = trace_program(again)
+    found.notes[:0] = [note for note in traced.notes if note not in found.notes]
+    return found
 
 
 def unlift(program: Any) -> Any:

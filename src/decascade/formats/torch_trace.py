@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from typing import Any, cast
 
 from decascade.errors import FormatError
+from decascade.formats.input_shapes import InputShapes, spread
 from decascade.formats.torch_common import (
     FIXED,
     META,
@@ -30,10 +31,6 @@ from decascade.formats.torch_common import (
 )
 from decascade.formats.torch_modules import known_base
 from decascade.formats.torch_pure import AliasedError, make_pure
-from decascade.ir.graph import Shape
-
-InputShapes = Sequence[Any] | Mapping[str, Sequence[Any]]
-"""One shape (batch first), one per input, or by name; None, -1 or a string is a size that is not known."""
 
 
 def trace_module(model: Any, input_shape: InputShapes | None) -> Traced:
@@ -233,40 +230,6 @@ def _symbolic(model: Any, copy: Any, input_shape: InputShapes | None) -> Traced:
         traced.notes.append(f"{path} is left whole: {reason}")
     make_pure(module, model)
     return traced
-
-
-def spread(names: Sequence[str], given: InputShapes | None) -> list[Shape | None]:
-    """A shape per input from what the user gave: one shape, a list of shapes, or shapes by name.
-
-    Raises:
-        FormatError: as many shapes as inputs, or a name that is no input.
-    """
-    if given is None:
-        return [None] * len(names)
-    if isinstance(given, Mapping):
-        unknown = sorted(set(given) - set(names))
-        if unknown:
-            raise FormatError(f"input_shape names {', '.join(unknown)}, the inputs are {', '.join(names)}")
-        return [_shape(given[name]) if name in given else None for name in names]
-    nested = bool(given) and all(isinstance(item, Sequence) and not isinstance(item, str) for item in given)
-    shapes = list(given) if nested else [given]
-    if len(shapes) != len(names):
-        raise FormatError(f"{len(shapes)} input shapes for the {len(names)} inputs {', '.join(names)}: give one per input")
-    return [_shape(shape) for shape in shapes]
-
-
-def _shape(given: Sequence[Any]) -> Shape:
-    symbols = {2: ("H", "W"), 1: ("L",), 3: ("D", "H", "W")}.get(len(given) - 2, ())
-    dims = list[int | str]()
-    for index, size in enumerate(given):
-        if size is None or size == -1:
-            size = "N" if index == 0 else symbols[index - 2] if 2 <= index < 2 + len(symbols) else f"d{index}"
-        elif isinstance(size, str):
-            size = str(size)
-        elif int(size) < 1:
-            raise FormatError(f"input_shape {tuple(given)} has the size {size}: sizes are 1 or more, or None where not known")
-        dims.append(size if isinstance(size, str) else int(size))
-    return tuple(dims)
 
 
 def _look_inside(model: Any, copy: Any, input_shape: InputShapes | None, traced: Traced) -> Traced:
