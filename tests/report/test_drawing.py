@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import decascade as dc
 from decascade.algebra.conv import Conv, ConvTranspose
-from decascade.api.drawing import kind
+from decascade.api.drawing import graph_facts, kind
 from decascade.checking.cascades import check_replacement, error_map
+from decascade.formats.registry import format_of
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.ops import Activation, Add, Dense, Foreign, GlobalPool, Op, Pool
 from decascade.ir.shapes import infer_graph
+from decascade.regions.merge import sized
 from decascade.report.facts import Report
 from decascade.report.parts import GraphFacts
 
@@ -61,6 +64,21 @@ def test_costs_add_up_and_kept_nodes_are_told(report: Report) -> None:
     kept = [n for n in after if n.same is not None]
     assert {n.name for n in kept} == {n.name for n in before} & {n.name for n in after}
     assert all(before[n.same or 0].name == n.name for n in kept)
+
+
+def test_a_measured_target_is_not_asked_for_single_operations() -> None:
+    class Measured:
+        name, unit = "dear", "ms"
+
+        def segment_cost(self, *_: Any) -> Any:
+            raise AssertionError("measured")
+
+        combine = graph_cost = segment_cost
+
+    graph = sized(format_of(str(EXAMPLE)).read(EXAMPLE).graph)
+    found = graph_facts(graph, graph, (), Measured())
+    assert found.unit == "MACs"
+    assert max(n.cost for n in found.before) == 72 * 72 * 9 * 64
 
 
 def test_inspect_draws_what_merge_would_make(report: Report) -> None:

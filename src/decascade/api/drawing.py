@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from decascade.algebra.conv import Conv, ConvTranspose
-from decascade.cost import Target
+from decascade.cost import TARGETS, Target
 from decascade.cost.count import parameters
+from decascade.cost.macs import Macs
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import (
     Activation,
@@ -37,11 +38,15 @@ PLAIN: dict[type, str] = {
 
 
 def graph_facts(before: Graph, after: Graph, cascades: Sequence[Cascade], target: Target) -> GraphFacts:
-    """Both graphs as they are drawn; their sizes should be numbers, for the costs."""
+    """Both graphs as they are drawn; their sizes should be numbers, for the costs.
+
+    A measured target has no cost of a single operation without another measurement: then it is multiply-accumulates.
+    """
+    target = target if isinstance(target, tuple(TARGETS.values())) else Macs()
     kept = _kept_rows(cascades)
     old, new = _nodes(before, _rows(cascades, "removed"), kept, target), _nodes(after, _rows(cascades, "added"), kept, target)
     places = {(n.name, n.kind): i for i, n in enumerate(old)}
-    return GraphFacts(old, tuple(replace(n, same=places.get((n.name, n.kind))) for n in new))
+    return GraphFacts(old, tuple(replace(n, same=places.get((n.name, n.kind))) for n in new), target.unit)
 
 
 def _rows(cascades: Sequence[Cascade], field: str) -> dict[str, tuple[int, ...]]:

@@ -120,7 +120,7 @@ def _graphs(report: Report, words: _Words) -> dict[str, Any] | None:
     before, after = layouts(graphs)
     return {
         "before": _drawn(graphs.before, before, (), words), "after": _drawn(graphs.after, after, graphs.before, words),
-        "rows": max((*before.rows, *after.rows), default=0) + 1,
+        "unit": graphs.unit, "rows": max((*before.rows, *after.rows), default=0) + 1,
     }
 
 

@@ -17,8 +17,8 @@ class NodeFacts:
 
     kind: the operation in words ("3x3 convolution, stride 2").  layers: the native layers that it stands for, as the user
     knows them; empty for one that decascade made.  inputs: the nodes that it reads, by their place in the list, where they
-    stand before it.  shape: of its first output, channels first.  cost: by itself, in the target's unit.  cascades: the rows
-    of the report that it belongs to, by their place.  same: its place in the graph before, for one that was kept.
+    stand before it.  shape: of its first output, channels first.  cost: by itself, in the unit of the graphs.  cascades: the
+    rows of the report that it belongs to, by their place.  same: its place in the graph before, for one that was kept.
     """
 
     name: str
@@ -34,10 +34,14 @@ class NodeFacts:
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """The network before and after; the inputs and outputs of the model are nodes of kind "input" and "output"."""
+    """The network before and after; the inputs and outputs of the model are nodes of kind "input" and "output".
+
+    unit: of the nodes' costs: the target's where a single operation has a cost in it, else MACs.
+    """
 
     before: tuple[NodeFacts, ...]
     after: tuple[NodeFacts, ...]
+    unit: str = "MACs"
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ const clip = (text, length, tail) =>
 const nameOf = (node) => (node.layers.length ? node.layers[node.layers.length - 1] : node.name);
 const tellNode = (node) =>
   `${node.kind}\n${node.layers.join(", ") || node.name}\nout: ${shapeText(node.shape)}` +
-  (node.cost ? `\n${quantity(node.cost)} ${data.unit}` : "") + (node.parameters ? `\n${quantity(node.parameters)} parameters` : "");
+  (node.cost ? `\n${quantity(node.cost)} ${data.graphs.unit}` : "") + (node.parameters ? `\n${quantity(node.parameters)} parameters` : "");
 
 function moodOf(node, side) {
   if (node.kind === "input" || node.kind === "output") return "end";
@@ -115,7 +115,7 @@ function nodeTable(title, nodes) {
     make("td", { text: n.kind, title: n.name }), make("td", { text: shapeText(n.shape && n.shape.slice(1)) }),
     make("td", { class: "number", text: quantity(n.cost) }),
   ]);
-  const head = ["operation", "out", data.unit].map((text, i) => make("th", { text, scope: "col", class: i === 2 ? "number" : null }));
+  const head = ["operation", "out", data.graphs.unit].map((text, i) => make("th", { text, scope: "col", class: i === 2 ? "number" : null }));
   const shown = nodes.slice(0, 24).map(row);
   if (nodes.length > 24) shown.push(make("tr", {}, [make("td", { colspan: 3, text: `… ${nodes.length - 24} more` })]));
   return make("table", {}, [make("caption", { text: title, hidden: "" }), make("thead", {}, [make("tr", {}, head)]), make("tbody", {}, shown)]);

@@ -3,8 +3,7 @@
 const MAPS = 24;
 
 function startCosts() {
-  const cheap = data.unit === "parameters" ? [] : [["cost", data.unit]];
-  const options = [...cheap, ["parameters", "parameters"]];
+  const options = [["cost", data.graphs.unit], ["parameters", "parameters"]];
   byId("measure").append(...options.map(([value, text]) => make("option", { value, text })));
   const refresh = () => {
     const [field, unit] = options.find(([value]) => value === byId("measure").value);
