@@ -221,13 +221,15 @@ class _Job:
         self, trainable: Trainable, original: Lowered, goal: Objective, clock: Clock, time_limit: float | None, mark: str
     ) -> Setting:
         options, batch = self.options, _batch(trainable.lowered, self.data, self.options.batch)
-        wanted = goal.wanted if options.loss is None else tuple(dict.fromkeys([*goal.wanted, *self.student.outputs]))
+        wanted, judged = goal.wanted, goal.judged
+        if options.loss is not None:
+            wanted = judged = tuple(dict.fromkeys([*wanted, *self.student.outputs]))
         loss, judge = _losses(goal, options.loss)
         return Setting(
-            student=lambda values: trainable.run(values, wanted), original=lambda values: original.run(values, wanted),
-            loss=loss, judge=judge, data=self.data, held=self.held, augment=self._augment(original),
-            schedule=self._schedule(batch, time_limit), clock=clock, batch=batch, seed=options.seed, patience=options.patience,
-            bfloat16=False, folder=self.folder, fingerprint=mark, more={}, progress=self.progress,
+            student=trainable.run, original=original.run, wanted=wanted, judged=judged, loss=loss, judge=judge, data=self.data,
+            held=self.held, augment=self._augment(original), schedule=self._schedule(batch, time_limit), clock=clock,
+            batch=batch, seed=options.seed, patience=options.patience, bfloat16=False, folder=self.folder, fingerprint=mark,
+            more={}, progress=self.progress,
         )
 
     def _schedule(self, batch: int, time_limit: float | None) -> Schedule:
@@ -300,8 +302,8 @@ def _bfloat16(options: DistillOptions, goal: Objective, setting: Setting) -> boo
         start = monotonic()
         with torch.autocast("cpu", torch.bfloat16, enabled=kind):
             with torch.no_grad():
-                original = setting.original(batch)
-            student = setting.student(batch)
+                original = setting.original(batch, setting.wanted)
+            student = setting.student(batch, setting.wanted)
         setting.loss(student, original, 0.0, labels).backward()
         # the first round only warms up
         times[kind] = monotonic() - start

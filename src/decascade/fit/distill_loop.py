@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite
@@ -33,6 +33,7 @@ SAVED = 60.0
 """Seconds between checkpoints."""
 
 Values = Mapping[str, Any]
+Run = Callable[[Values, Sequence[str]], Values]
 Progress = Callable[[str, float], None]
 TrainLoss = Callable[[Values, Values, float, Any], Any]
 Judge = Callable[[Values, Values, Any], tuple[float, float | None]]
@@ -43,12 +44,14 @@ STAGE = "distilling"
 class Setting:
     """What a training needs besides its state.
 
-    `student` and `original` run a batch, `loss` and `judge` compare the two: the first what is trained on, given the share
-    done and the labels, the second the loss and agreement on held-out samples.
+    `student` and `original` run a batch to the tensors named; `loss` compares those of `wanted`, given the share done and the
+    labels, `judge` those of `judged`: loss and agreement on held-out samples.
     """
 
-    student: Callable[[Values], Values]
-    original: Callable[[Values], Values]
+    student: Run
+    original: Run
+    wanted: Sequence[str]
+    judged: Sequence[str]
     loss: TrainLoss
     judge: Judge
     data: Dataset
@@ -136,8 +139,8 @@ class Training:
         labels = setting.data.targets(places)
         with torch.autocast("cpu", torch.bfloat16) if setting.bfloat16 else nullcontext():
             with torch.no_grad():
-                original = setting.original(batch)
-            student = setting.student(batch)
+                original = setting.original(batch, setting.wanted)
+            student = setting.student(batch, setting.wanted)
         loss = setting.loss(student, original, share, labels)
         value = float(loss.detach())
         if not isfinite(value):
@@ -218,7 +221,8 @@ class Training:
         with load_torch().no_grad():
             for number, places in enumerate(setting.held.places(setting.batch)):
                 batch = setting.held.tensors(places)
-                found = setting.judge(setting.student(batch), self._answers(number, batch), setting.held.targets(places))
+                student, labels = setting.student(batch, setting.judged), setting.held.targets(places)
+                found = setting.judge(student, self._answers(number, batch), labels)
                 results.append((*found, len(places)))
         return joined(results)
 
@@ -227,7 +231,7 @@ class Training:
         answers = self.answers
         if answers is not None and number < len(answers):
             return answers[number]
-        found = self.setting.original(batch)
+        found = self.setting.original(batch, self.setting.judged)
         kept = [*(answers or []), found]
         if number == len(kept) - 1 and sum(v.numel() * v.element_size() for one in kept for v in one.values()) <= HELD:
             self.answers = kept

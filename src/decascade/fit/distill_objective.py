@@ -50,6 +50,11 @@ class Objective:
         """The tensors that the loss compares."""
         return tuple(dict.fromkeys([*(o.compared for o in self.outputs), *(f.name for f in self.features)]))
 
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The tensors that `distance` and `agreement` compare."""
+        return tuple(dict.fromkeys(o.compared for o in self.outputs)) or self.wanted
+
     def __call__(self, student: Values, original: Values, share: float) -> Any:
         """The mean over the samples; `share` of the training is done."""
         total = self.distance(student, original)
