@@ -94,13 +94,11 @@ def _layout(nodes: Sequence[NodeFacts], rows: Sequence[int]) -> Layout:
 
 
 def _lanes(nodes: Sequence[NodeFacts], rows: Sequence[int]) -> list[int]:
-    """A column per node: that of the node which it reads and which is nearest above, where it is free, else the next."""
+    """A column per node: the leftmost of those that it reads, where that is free, else the next: branches go to the right,
+    and what joins them comes back."""
     lanes, taken = [0] * len(nodes), set[tuple[int, int]]()
     for v in sorted(range(len(nodes)), key=lambda i: (rows[i], i)):
-        sources = sorted(nodes[v].inputs, key=lambda u: (-rows[u], lanes[u]))
-        lane = lanes[sources[0]] if sources else 0
-        if len(sources) > 1 and rows[sources[0]] == rows[sources[1]]:
-            lane = min(lanes[u] for u in sources)
+        lane = min((lanes[u] for u in nodes[v].inputs), default=0)
         while (lane, rows[v]) in taken:
             lane += 1
         lanes[v] = lane

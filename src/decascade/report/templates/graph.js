@@ -54,7 +54,7 @@ class Pane {
 
   node(node) {
     const corner = { x: node.x - NODE.width / 2, y: node.y * NODE.row - NODE.height / 2 };
-    const label = [draw("text", { x: corner.x + 9, y: corner.y + 15, text: clip(node.kind, 27) })];
+    const label = [draw("text", { x: corner.x + 9, y: corner.y + 15, text: clip(node.kind.length > 25 ? node.kind.replace("convolution", "conv") : node.kind, 25) })];
     label.push(draw("text", { class: "sub", x: corner.x + 9, y: corner.y + 29, text: clip(nameOf(node), 25, true) }));
     return draw("g", {
       class: `node ${moodOf(node, this.side)}${this.marked.has(node) ? " chosen" : ""}`,
