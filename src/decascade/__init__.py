@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from decascade.api import (
         CompressResult,
         MergeResult,
+        bench,
         compress,
         distill,
         export,
@@ -44,7 +45,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "decascade.api": (
-        "CompressResult", "MergeResult", "compress", "distill", "export", "fit_segment", "inspect", "merge", "plan", "verify",
+        "CompressResult", "MergeResult", "bench", "compress", "distill", "export", "fit_segment", "inspect", "merge", "plan",
+        "verify",
     ),
     "decascade.algebra.conv": ("Conv", "ConvTranspose"),
     "decascade.algebra.compose": ("compose",),
@@ -67,7 +69,7 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "AlgebraError", "CompressResult", "Conv", "ConvTranspose", "DecascadeError", "DistillOptions", "FormatError", "MergeResult",
     "OutputError", "Plan", "Report", "Scaling", "UnsafeModelError", "UsageError", "VerificationError", "__version__", "add",
-    "average_pool", "batch_norm", "chain", "compose", "compress", "distill", "export", "find_border", "fit_segment",
+    "average_pool", "batch_norm", "bench", "chain", "compose", "compress", "distill", "export", "find_border", "fit_segment",
     "flatten_dense", "identity", "inspect", "merge", "plan", "split", "splits", "stability_loss", "stack", "verify",
 ]
 

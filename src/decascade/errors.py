@@ -46,6 +46,12 @@ class VerificationError(DecascadeError):
     exit_code = 3
 
 
+class LimitError(DecascadeError):
+    """No result keeps the limits that were asked for; nothing was written."""
+
+    exit_code = 3
+
+
 class Interrupted(DecascadeError):
     """The user stopped a long command; says how it can go on."""
 

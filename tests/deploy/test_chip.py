@@ -14,9 +14,9 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip ins
 
 from cascades import random_input
 from decascade.algebra.conv import Conv
+from decascade.cost.folding import folded
 from decascade.deploy.c_code import Argument, Code, array_text, c_name, generate
 from decascade.deploy.cortex_m import run_on_chip
-from decascade.deploy.folding import folded
 from decascade.deploy.onnx_graph import onnx_of
 from decascade.errors import UsageError
 from decascade.formats.onnx_model import OnnxModel

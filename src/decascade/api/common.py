@@ -7,7 +7,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
-from decascade.cost import Target, target_named
+from decascade.cost import Target
+from decascade.deploy.targets import target_of
 from decascade.errors import UsageError, nearest
 from decascade.formats.base import Document, Format
 from decascade.formats.registry import format_of
@@ -22,13 +23,21 @@ InputRange = Sequence[Any] | str | Path | Mapping[str, Any]
 an .npz file with `lo` and `hi`; or a mapping from input names to these."""
 
 
-def merge_options(target: str | Target, policy: str, border: str, max_growth: float) -> Options:
+def merge_options(
+    target: str | Target, policy: str, border: str, max_growth: float, progress: Progress | None = None
+) -> Options:
     choice("policy", policy, ("profitable", "always"))
     choice("border", border, ("exact", "refuse"))
     if not max_growth >= 1:
         raise UsageError(f"max_growth = {max_growth:g}: give a number from 1 on (how much the parameters may grow)")
-    found = target_named(target) if isinstance(target, str) else target
-    return Options(found, policy=policy, border=border, max_growth=max_growth)  # type: ignore[arg-type]
+    return Options(resolved(target, progress), policy=policy, border=border, max_growth=max_growth)  # type: ignore[arg-type]
+
+
+def resolved(target: str | Target, progress: Progress | None = None) -> Target:
+    """The target of a name (see `deploy.targets.NAMES`), or the one that was given; measurements are told as they are made."""
+    if not isinstance(target, str):
+        return target
+    return target_of(target, None if progress is None else lambda stage: progress(stage, 0.0))
 
 
 def choice(name: str, value: str, valid: Sequence[str]) -> None:

@@ -28,7 +28,8 @@ def inspect(
         UsageError: an option out of its domain.
     """
     start = perf_counter()
-    options, asked = merge_options(target, policy, border, max_growth), Asked(tier, input_range, data, prove_seconds, seed)
+    options = merge_options(target, policy, border, max_growth, progress)
+    asked = Asked(tier, input_range, data, prove_seconds, seed)
     subject = Subject(*read_model(model, input_shape))
     found = find(subject, options, asked, progress)
     facts = tuple(cascade_facts(c, options.target.unit, None) for c in found.cascades)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from decascade.api.common import Border, InputRange, InputShape, Policy, Progress, merge_options, read_model
-from decascade.api.finding import Asked, Found, Tier, find, seals_of
+from decascade.api.finding import Asked, Found, Tier, seals_of
+from decascade.api.limits import Given, find_within, limits_of
 from decascade.api.places import check_output
 from decascade.api.reporting import cascade_facts, make_report
 from decascade.checking.cascades import check_replacement
@@ -58,8 +59,8 @@ class MergeResult:
 def merge(
     model: object, *, target: str | Target = "macs", policy: Policy = "profitable", border: Border = "exact",
     max_growth: float = 16.0, tier: Tier | None = None, input_range: InputRange | None = None, data: object = None,
-    guard: bool = False, input_shape: InputShape | None = None, prove_seconds: float = 20.0, verify: bool = True,
-    seed: int = 0, progress: Progress | None = None,
+    guard: bool = False, limit: Given | None = None, input_shape: InputShape | None = None, prove_seconds: float = 20.0,
+    verify: bool = True, seed: int = 0, progress: Progress | None = None,
 ) -> MergeResult:
     """Replace every cascade by the cheapest layers that compute the same, borders included: on every input, or, given an
     `input_range`, on every input within it (tier "proven": activations that are proved linear there are merged through).
@@ -71,6 +72,8 @@ def merge(
     `guard`: the model gets a further output, its last, of shape (N, 1): 0 where the input lies within the range, above 0 where
     it does not.
 
+    `limit`: costs that the result may not exceed, by target name, `{"memory": 65536}` or `["memory=64KiB"]`.
+
     `policy` "always" takes the fewest layers whatever they cost, within `max_growth` times the stored parameters.
     `border` "refuse" leaves alone what would need its border corrected.  `input_range`: see `InputRange`; the
     verification's random inputs are drawn from it too.  `prove_seconds`: time for the proofs.
@@ -79,14 +82,15 @@ def merge(
     Raises:
         FormatError: a model that cannot be read.
         UsageError: an option out of its domain, or a model that nothing here can run, so that it cannot be verified.
+        LimitError: no result keeps the limits.
         VerificationError: the result is not the same function; a bug in decascade, and no result is given.
     """
     start = perf_counter()
-    options = merge_options(target, policy, border, max_growth)
+    options = merge_options(target, policy, border, max_growth, progress)
     asked = Asked(tier, input_range, data, prove_seconds, seed, guard)
     subject = Subject(*read_model(model, input_shape))
     form, document = subject.format, subject.document
-    found = find(subject, options, asked, progress)
+    found = find_within(subject, options, asked, limits_of(limit, progress), progress)
     graph = found.graph if not guard or found.box is None else guarded(found.graph, found.box)
     seal = found.seal(subject, graph.outputs[-1] if guard else "")
     native = form.write(document, graph)

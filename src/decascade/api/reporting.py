@@ -13,6 +13,7 @@ from decascade.api.finding import Found
 from decascade.checking.models import Subject
 from decascade.checking.samples import open_sizes
 from decascade.cost import Cost, Target
+from decascade.cost.measured import Measured
 from decascade.formats.base import Format
 from decascade.ir.graph import Graph
 from decascade.ir.ops import Conv, ConvTranspose, Dense
@@ -46,15 +47,29 @@ def make_report(
     extra = corrections(found.graph, found.cascades)
     sizes = f"sizes that the model leaves open are costed as {NOMINAL}"
     notes = (*document.notes, *([sizes] if open_sizes(subject.graph) else []), *found.notes)
+    cost = cost_facts(target.graph_cost(before), target.graph_cost(after), target.unit)
+    if isinstance(target, Measured):
+        notes = (*notes, *discrepancy(cost, found.cascades))
     name = document.source.name if document.source is not None else f"live {subject.format.name} model"
     return Report(
         action=action, model=name, output=None, target=target.name,
-        cost=cost_facts(target.graph_cost(before), target.graph_cost(after), target.unit),
+        cost=cost,
         layers=Layers(counts[0], counts[1] - extra, extra), cascades=cascades, verification=verification,
         validity=found.validity, certificates=tuple(c.facts() for c in found.certificates),
         versions=_versions(subject.format), seconds=round(perf_counter() - start, 3), notes=notes,
         graphs=graph_facts(before, after, found.cascades, target),
     )
+
+
+def discrepancy(cost: CostFacts, cascades: Sequence[Cascade]) -> tuple[str, ...]:
+    """What the single layers of the replaced parts say of the whole model, beside what the whole model says."""
+    changed = [(c.before.value, c.after.value) for c in cascades if c.decision == "merged" and c.after is not None]
+    saved = sum(before - after for before, after in changed)
+    if not saved or not cost.after or saved >= cost.before:
+        return ()
+    predicted, measured = cost.before / (cost.before - saved), cost.before / cost.after
+    off = abs(predicted / measured - 1)
+    return (f"single layers predict {predicted:.3g} × faster, whole models measure {measured:.3g} × ({off:.1%} apart)",)
 
 
 def corrections(graph: Graph, cascades: Sequence[Cascade]) -> int:

@@ -13,6 +13,7 @@ from decascade.cli.options import (
     Guard,
     InputShapes,
     Json,
+    Limits,
     ModelPath,
     Output,
     Policy,
@@ -37,7 +38,7 @@ def merge(
     output: Output,
     target: Target = "macs", policy: Policy = "profitable", max_growth: Growth = 16.0, border: Border = "exact",
     tier: Tier = None, input_range: Range = None, input_range_file: RangeFile = None, input_shape: InputShapes = None,
-    data: Samples = None, guard: Guard = False, prove_seconds: ProveSeconds = 20.0,
+    data: Samples = None, guard: Guard = False, limit: Limits = None, prove_seconds: ProveSeconds = 20.0,
     report: ReportPath = None, seed: Seed = 0, force: Force = False, quiet: Quiet = False, as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -62,7 +63,7 @@ def merge(
         result = api.merge(
             model, target=target, policy=policy, border=border, max_growth=max_growth, tier=tier,  # type: ignore[arg-type]
             input_range=chosen_range(input_range, input_range_file), input_shape=chosen_shape(input_shape), data=data,
-            guard=guard, prove_seconds=prove_seconds, seed=seed, progress=progress,
+            guard=guard, limit=limit, prove_seconds=prove_seconds, seed=seed, progress=progress,
         )
         result.save(output, force=force, report=report)
     show(result.report, result.report.render, quiet, as_json)

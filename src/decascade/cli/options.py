@@ -11,7 +11,10 @@ from decascade.errors import UsageError
 
 MODEL = "A model: .onnx, .keras, .h5/.hdf5 or .pt2."
 ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL, show_default=False)]
-Target = Annotated[str, typer.Option(metavar="NAME", help="What a replacement must not raise: macs or memory.")]
+Target = Annotated[str, typer.Option(metavar="NAME", help=(
+    "What a replacement must not raise: macs, memory, flash; measured: onnxruntime, litert, tflm, cortex-m; table:FILE.csv;"
+    " or a sum, 1*litert + 0.001*flash."
+))]
 Policy = Annotated[
     str, typer.Option(help="profitable: merge where the target says it pays; always: the fewest layers, whatever they cost.")
 ]
@@ -108,3 +111,8 @@ def chosen_range(numbers: tuple[float, float] | None, file: Path | None) -> tupl
     if numbers is not None and file is not None:
         raise UsageError("--input-range and --input-range-file are two ways to give one thing: leave one out")
     return numbers if file is None else file
+Limits = Annotated[
+    list[str] | None,
+    typer.Option("--limit", metavar="NAME=SIZE", show_default=False,
+                 help="A cost that the result may not exceed: memory=64KiB, flash=128KiB; may be given again."),
+]

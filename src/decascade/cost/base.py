@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from decascade.ir.graph import Graph, Node, Tensor
@@ -11,10 +11,20 @@ from decascade.ir.graph import Graph, Node, Tensor
 
 @dataclass(frozen=True, order=True)
 class Cost:
-    """`value` in the target's unit; ties are broken by the number of stored parameters."""
+    """`value` in the target's unit; ties are broken by the number of stored parameters.
+
+    `parts`: where it is a sum over several targets, the cost under each.  `width`: half of the 95 % interval of a measured
+    whole.
+    """
 
     value: float
     parameters: int = 0
+    parts: tuple[Cost, ...] = field(default=(), compare=False)
+    width: float = field(default=0.0, compare=False)
+
+    def exceeds(self, other: Cost) -> bool:
+        """Whether it is higher by more than what measuring leaves open."""
+        return replace(self, value=self.value - self.width - other.width) > other
 
 
 class Target(Protocol):

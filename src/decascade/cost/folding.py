@@ -11,41 +11,45 @@ from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Affine, Dense, Identity, Op
 
 
-def folded(graph: Graph) -> Graph:
-    """The same function: each Affine that alone reads a convolution or dense layer becomes part of it; identities go."""
+def folded(graph: Graph, shapes_only: bool = False) -> Graph:
+    """The same function: each Affine that alone reads a convolution or dense layer becomes part of it; identities go.
+
+    `shapes_only`: the weights are left as they are, for graphs whose weights nobody reads.
+    """
     graph = _without_identities(graph)
-    while (better := _fold_one(graph)) is not None:
+    while (better := _fold_one(graph, shapes_only)) is not None:
         graph = better
     return graph
 
 
-def _fold_one(graph: Graph) -> Graph | None:
+def _fold_one(graph: Graph, shapes_only: bool) -> Graph | None:
     for node in graph.nodes:
         before = graph.producer.get(node.inputs[0]) if isinstance(node.op, Affine) else None
         if before is None or node.inputs[0] in graph.outputs or len(graph.consumers[node.inputs[0]]) != 1:
             continue
-        op = _scaled(before.op, node.op) if isinstance(node.op, Affine) else None
+        op = _scaled(before.op, node.op, shapes_only) if isinstance(node.op, Affine) else None
         if op is not None:
-            joined = replace(before, op=op, outputs=node.outputs)
+            joined = replace(before, op=op, outputs=node.outputs, origin=(*before.origin, *node.origin))
             return graph.with_nodes(joined if n is before else n for n in graph.nodes if n is not node)
     return None
 
 
-def _scaled(op: Op, affine: Affine) -> Op | None:
+def _scaled(op: Op, affine: Affine, shapes_only: bool) -> Op | None:
+    if isinstance(op, Dense):
+        layer = _scaled(op.layer, affine, shapes_only) if op.layer.out_channels == len(affine.scale) else None
+        return Dense(layer) if isinstance(layer, Conv) else None
+    if not isinstance(op, (Conv, ConvTranspose)):
+        return None
+    if shapes_only:
+        return replace(op, bias=np.zeros(op.out_channels, np.float32))
     scale, shift = affine.scale.astype(np.float64), affine.shift.astype(np.float64)
-    match op:
-        case Conv():
-            weight = op.weight.astype(np.float64) * scale.reshape(-1, *(1,) * (op.weight.ndim - 1))
-            return replace(op, weight=weight, bias=op.bias64 * scale + shift)
-        case ConvTranspose():
-            rows = scale.reshape(op.groups, 1, -1, *(1,) * op.rank)
-            parts = op.weight.astype(np.float64).reshape(op.groups, -1, *op.weight.shape[1:]) * rows
-            return replace(op, weight=parts.reshape(op.weight.shape), bias=op.bias64 * scale + shift)
-        case Dense():
-            layer = _scaled(op.layer, affine) if op.layer.out_channels == len(scale) else None
-            return Dense(layer) if isinstance(layer, Conv) else None
-        case _:
-            return None
+    bias = op.bias64 * scale + shift
+    weight = op.weight.astype(np.float64)
+    if isinstance(op, Conv):
+        return replace(op, weight=weight * scale.reshape(-1, *(1,) * (weight.ndim - 1)), bias=bias)
+    rows = scale.reshape(op.groups, 1, -1, *(1,) * op.rank)
+    parts = weight.reshape(op.groups, -1, *weight.shape[1:]) * rows
+    return replace(op, weight=parts.reshape(weight.shape), bias=bias)
 
 
 def _without_identities(graph: Graph) -> Graph:

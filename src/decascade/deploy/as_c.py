@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from decascade.cost.folding import folded
 from decascade.deploy.as_onnx import onnx_subject
 from decascade.deploy.c_code import Code, c_name, generate, header, source_with_wrapper, test_program
 from decascade.deploy.cortex_m import Chip, run_on_chip
-from decascade.deploy.folding import folded
 from decascade.deploy.made import Made, Source, first_sample, single_batch, verified
 from decascade.deploy.onnx_graph import onnx_of
 from decascade.deploy.tools import PROGRAMS

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from math import prod
 from typing import Any
@@ -62,16 +63,24 @@ def generate(model: Any, name: str = "model") -> Code:
         UsageError: emx-onnx-cgen is not installed, or has no code for something in the model.
     """
     generator, proto = module("emx_onnx_cgen", USE), model.proto()
-    compiler: Any = import_module("emx_onnx_cgen.compiler")
-    # temporaries on the stack and weights in the code: nothing is allocated and nothing is read from files
-    options = compiler.CompilerOptions(model_name=name, large_temp_threshold_bytes=0, large_weight_threshold=0)
     try:
-        source = compiler.Compiler(options).compile(proto)
+        source = _compiler(name).compile(proto)
     except (generator.CodegenError, generator.ShapeInferenceError, generator.UnsupportedOpError) as error:
         raise UsageError(f"emx-onnx-cgen has no C for this model: {' '.join(str(error).split())[:300]}") from None
     arguments = _arguments(source, name)
     count = len(proto.graph.input)
     return Code(name, source, arguments[:count], arguments[count:])
+
+
+@cache
+def _compiler(name: str) -> Any:
+    """One for each name: it reads all its templates before the first model.
+
+    Temporaries on the stack and weights in the code: nothing is allocated and nothing is read from files.
+    """
+    compiler: Any = import_module("emx_onnx_cgen.compiler")
+    options = compiler.CompilerOptions(model_name=name, large_temp_threshold_bytes=0, large_weight_threshold=0)
+    return compiler.Compiler(options)
 
 
 def _arguments(source: str, name: str) -> tuple[Argument, ...]:

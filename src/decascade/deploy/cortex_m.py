@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,16 @@ def _harness(code: Code, inputs: Sequence[NDArray[Any]]) -> str:
     starts = np.cumsum([0, *(a.size for a in code.outputs)])
     arguments = [*(f"given_{i}" for i in range(len(inputs))), *(f"&results[{start}]" for start in starts[:-1])]
     return "\n".join([
-        f"void {code.name}_run({code.flat});", *given, f"static float results[{total}] {apart} = {{0}};",
+        f"#define PAINTED {_painted(code)}u", f"void {code.name}_run({code.flat});", *given,
+        f"static float results[{total}] {apart} = {{0}};",
         f"#define OUTPUTS {total}u", f"#define RUN_MODEL {code.name}_run({', '.join(arguments)})", "",
     ])
+
+
+def _painted(code: Code) -> int:
+    """Bytes of stack to look for traces in: all temporaries of the code, and room for everything else."""
+    temporaries = re.findall(r"^\s+float \w+((?:\[\d+\])+);", code.source, re.M)
+    return 4 * sum(prod(int(n) for n in re.findall(r"\d+", sizes)) for sizes in temporaries) + (1 << 16)
 
 
 def _compile(compiler: str, machine: Machine, place: Path) -> None:

@@ -123,14 +123,14 @@ def _paying(edits: list[_Edit], apply: Callable[[Sequence[_Edit]], Graph], optio
     def cost(some: Sequence[_Edit]) -> Cost:
         return options.target.graph_cost(sized(apply(some)))
 
-    if options.policy == "always" or not edits or (total := cost(edits)) <= (before := cost([])):
+    if options.policy == "always" or not edits or not (total := cost(edits)).exceeds(before := cost([])):
         return edits
     kept = edits
     for edit in sorted(edits, key=lambda e: -e.growth):
         rest = [e for e in kept if e is not edit]
-        if total > before and (without := cost(rest)) <= total:
+        if total.exceeds(before) and (without := cost(rest)) <= total:
             kept, total = rest, without
-    return kept if total <= before else []
+    return [] if total.exceeds(before) else kept
 
 
 def _split(graph: Graph, options: Options) -> tuple[Graph, list[Cascade]]:

@@ -52,9 +52,9 @@ APART static uint64_t ticks(uint32_t start) {
 }
 
 APART static void measure(void) {
-    uint32_t *low = &stack_low;
     uint32_t *here;
     __asm__ volatile("mov %0, sp" : "=r"(here));
+    uint32_t *low = here - PAINTED / 4 > &stack_low ? here - PAINTED / 4 : &stack_low;
     for (uint32_t *p = low; p < here - 16; ++p) *p = PAINT;
     REGISTER(TIMER + 8) = 0xFFFFFFFFu;
     REGISTER(TIMER + 4) = 0xFFFFFFFFu;

@@ -1,0 +1,38 @@
+"""decascade table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from decascade.cli.app import app
+from decascade.cli.options import Debug, ModelPath, Quiet
+from decascade.cli.show import console, progress_bar
+
+
+@app.command()
+def table(
+    model: ModelPath,
+    template: Annotated[Path, typer.Option(metavar="FOLDER", show_default=False, help="A new folder for layers.csv.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Make the .tflite files full-integer.")] = False,
+    quiet: Quiet = False, debug: Debug = False,
+) -> None:
+    """List the layers whose cost on your own hardware decides what merge does, with a model file of each.
+
+    Run the files on the device, fill in the column cost of layers.csv (any unit that adds up), and merge with
+    --target table:layers.csv. Rows that are left empty are never chosen; the model's own layers have to be there.
+
+    Examples:
+
+        decascade table model.onnx --template board
+
+        decascade merge model.onnx -o small.onnx --target table:board/layers.csv
+    """
+    from decascade import api
+
+    with progress_bar(quiet) as progress:
+        written = api.table_template(model, template, int8=int8, progress=progress)
+    if not quiet:
+        console().print(f"Written to {written}, one row for each file beside it: fill in its column cost")
