@@ -52,3 +52,28 @@ def test_options_out_of_their_domain(tmp_path: Path) -> None:
     path = saved("one_negative", ".onnx", tmp_path)
     with pytest.raises(dc.UsageError, match="prove_seconds = -1: give a number of seconds above 0"):
         dc.merge(path, prove_seconds=-1)
+
+
+MODELS = Path(__file__).resolve().parents[1].parent / "shared" / "models"
+
+
+def test_a_published_network_is_half_dead() -> None:
+    """MLPerf Tiny's visual wake words network on all of [0, 1]: what is proved dead is half of its work, and most of its
+    weights."""
+    path = MODELS / "mlperf_tiny_vww_mobilenetv1_96.h5"
+    if not path.exists():
+        pytest.skip(f"{path.name} is not at hand")
+    pytest.importorskip("keras")
+    result = dc.merge(path, input_range=(0, 1), prove_seconds=4)
+    report = result.report
+    assert report.verification is not None
+    assert report.verification.same
+    assert report.cost.after is not None
+    assert report.cost.before / report.cost.after > 1.95
+    assert report.cost.parameters_after is not None
+    assert report.cost.parameters_before / report.cost.parameters_after > 6
+    assert report.layers.before == report.layers.after
+    dead = [c for c in report.cascades if "are constant behind the activation" in c.reason]
+    assert len(dead) >= 8
+    assert {c.tier for c in dead} == {"proven"}
+    assert all(c.error is None or c.error.max_abs <= c.error.allowed for c in dead)
