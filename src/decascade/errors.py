@@ -52,7 +52,7 @@ class LimitError(DecascadeError):
     exit_code = 3
 
 
-class Interrupted(DecascadeError):
+class Interrupted(DecascadeError):  # noqa: N818 - the user asked for it, it is no failure
     """The user stopped a long command; says how it can go on."""
 
     exit_code = 130
