@@ -7,14 +7,15 @@ from typing import Any
 
 from decascade.checking.models import Subject
 from decascade.deploy.deployed import deployed, to_file
-from decascade.deploy.fidelity import compare_outputs, micro_facts, outputs_of
+from decascade.deploy.equalise import equalised
+from decascade.deploy.fidelity import Outputs, compare_outputs, micro_facts, outputs_of
 from decascade.deploy.litert import Model
 from decascade.deploy.made import Made, Source, single_batch, verified
 from decascade.deploy.tf_graph import Traced, trace_graph, trace_keras
 from decascade.deploy.tflite import Sample, to_float, to_int8
 from decascade.deploy.tools import version_of
-from decascade.errors import UsageError
-from decascade.report.device import MicroFacts
+from decascade.errors import CannotInterpret, UsageError
+from decascade.report.device import EqualiseFacts, FidelityFacts, MicroFacts
 
 TOOLS = ("tensorflow", "ai_edge_litert.interpreter")
 LAYOUT = "the file's inputs and outputs are channels-last (N, height, width, C)"
@@ -83,14 +84,45 @@ def int8_tflite(source: Source, name: str) -> Made:
     data = to_int8(traced(source.subject), samples)
     source.told("comparing", 0.3)
     before = outputs_of(source.subject, source.batches)
-    fidelity = compare_outputs(before, outputs_of(deployed(source.graph, data, reference=True), source.batches), source.labels)
+    fidelity = _compared(source, data, before)
+    equalised = None
+    if source.equalise and fidelity.rms_rel > CLOSE:
+        source.told("equalising", 0.5)
+        data, fidelity, equalised = _equalised(source, samples, before, data, fidelity)
     source.told("comparing", 0.8)
     micro, note = _micro(source, data, tell=True)
     calibrated = f"int8 ranges come from {len(samples)} samples"
     return Made(
-        "tflite int8", {name: data}, len(data), _operations(data), None, fidelity, micro,
+        "tflite int8", {name: data}, len(data), _operations(data), None, fidelity, micro, equalised=equalised,
         tools=(*TOOLS, "tflite_micro"), notes=(calibrated, *_notes(source, note)),
     )
+
+
+CLOSE = 0.01
+"""Root mean square error, over the outputs' own, below which nothing is tried to make an int8 file closer."""
+
+
+def _compared(source: Source, data: bytes, before: Outputs) -> FidelityFacts:
+    after = outputs_of(deployed(source.graph, data, reference=True), source.batches)
+    return compare_outputs(before, after, source.labels)
+
+
+def _equalised(
+    source: Source, samples: list[Sample], before: Outputs, data: bytes, plain: FidelityFacts
+) -> tuple[bytes, FidelityFacts, EqualiseFacts | None]:
+    """The file with ranges equalised across layers where that is closer to the model, else the one that was given."""
+    try:
+        graph, pairs = equalised(source.graph, source.batches)
+        other = to_int8(trace_graph(graph), samples) if pairs else data
+    except (CannotInterpret, UsageError):  # only the framework understands the model: nothing to scale
+        return data, plain, None
+    if not pairs:
+        return data, plain, None
+    closer = _compared(source, other, before)
+    worse = plain.agreement is not None and closer.agreement is not None and closer.agreement < plain.agreement
+    kept = closer.rms_rel < plain.rms_rel and not worse
+    facts = EqualiseFacts(pairs, plain.rms_rel, closer.rms_rel, plain.agreement, closer.agreement, kept)
+    return (other, closer, facts) if kept else (data, plain, facts)
 
 
 def _micro(source: Source, data: bytes, tell: bool) -> tuple[MicroFacts | None, str]:
