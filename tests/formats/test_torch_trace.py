@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from decascade.api import merge
 from decascade.cost import target_named
-from decascade.errors import FormatError
+from decascade.errors import FormatError, UsageError
 from decascade.formats.torch import FORMAT, read
 from decascade.ir.interpret import run
 from decascade.ir.ops import Activation, Affine, Conv, Foreign
@@ -570,3 +571,27 @@ def test_reading_does_not_import_torch_for_ownership() -> None:
     assert FORMAT.owns(torch.export.export(Pair().eval(), (torch.zeros(2, 3, 8, 8),)))
     with pytest.raises(FormatError, match=r"int is no PyTorch model"):
         read(3)
+
+
+class Words(nn.Module):
+    """Whole numbers in: looked up, convolved, and what comes out goes through complex numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.first, self.second = nn.Embedding(20, 8), nn.Conv1d(8, 32, 5, padding=2), nn.Conv1d(32, 8, 1)
+
+    def forward(self, x: Any) -> Any:
+        y = self.second(self.first(self.table(x).transpose(1, 2)))
+        return y, torch.fft.rfft(y).abs()
+
+
+def test_whole_numbers_and_complex_ones() -> None:
+    torch.manual_seed(0)
+    net = Words().eval()
+    result = merge(net, input_shape=(None, 24))
+    assert result.report.cascades[0].decision == "merged"
+    x = torch.randint(0, 20, (3, 24))
+    for found, expected in zip(result.model(x), net(x), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(UsageError, match=r"input x has no known shape: give one \(input_shape, --input-shape\)"):
+        merge(net)

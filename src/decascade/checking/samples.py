@@ -71,7 +71,7 @@ def sample_shape(graph: Graph, name: str, size: int) -> tuple[int, ...]:
     """
     shape = graph.shape(name)
     if shape is None:
-        raise UsageError(f"input {name} has no known shape: give the model a stated input shape")
+        raise UsageError(f"input {name} has no known shape: give one (input_shape, --input-shape)")
     return tuple(_concrete(shape[1:], size))
 
 

@@ -219,9 +219,10 @@ def _symbolic(model: Any, copy: Any, input_shape: InputShapes | None) -> Traced:
     except Exception as error:
         raise _UntraceableError(_reason(error)) from error
     module = torch.fx.GraphModule(copy, graph, class_name=type(model).__name__)
-    names = [node.target for node in graph.nodes if node.op == "placeholder"]
+    entries = [node for node in graph.nodes if node.op == "placeholder"]
     dtype = dtype_name(floating_dtype(model))
-    inputs = tuple(InputSpec(name, shape, dtype) for name, shape in zip(names, spread(names, input_shape), strict=True))
+    inputs = tuple(InputSpec(entry.target, shape, "int64" if _is_index(entry, module) else dtype)
+                   for entry, shape in zip(entries, spread([entry.target for entry in entries], input_shape), strict=True))
     traced = Traced(module, model, inputs)
     if tracer.unused:
         traced.notes.append(f"optional arguments keep their defaults: {', '.join(tracer.unused)}")
@@ -230,6 +231,17 @@ def _symbolic(model: Any, copy: Any, input_shape: InputShapes | None) -> Traced:
         traced.notes.append(f"{path} is left whole: {reason}")
     make_pure(module, model)
     return traced
+
+
+def _is_index(entry: Any, module: Any) -> bool:
+    """Whether an input is looked up in a table: then it is made of whole numbers."""
+    torch = load()
+    tables, calls = (torch.nn.Embedding, torch.nn.EmbeddingBag), (torch.nn.functional.embedding, torch.nn.functional.one_hot)
+    return any(
+        isinstance(module.get_submodule(user.target), tables) if user.op == "call_module"
+        else user.target in calls and user.args[0] is entry
+        for user in entry.users
+    )
 
 
 def _look_inside(model: Any, copy: Any, input_shape: InputShapes | None, traced: Traced) -> Traced:

@@ -77,7 +77,10 @@ def evaluate(op: Op, arrays: Sequence[AnyArray]) -> list[AnyArray]:
             raise CannotInterpret(f"{op.kind} has no meaning in NumPy: this model cannot be run by the interpreter")
         return [_floats(np.asarray(array)) for array in op.evaluate(arrays)]
     moved = _move(op, arrays)
-    return [_compute(op, [np.asarray(array, dtype=np.float64) for array in arrays]) if moved is None else moved]
+    if moved is not None:
+        return [moved]
+    kind: Any = np.complex128 if any(np.iscomplexobj(array) for array in arrays) else np.float64
+    return [_compute(op, [np.asarray(array, dtype=kind) for array in arrays])]
 
 
 def _floats(array: AnyArray) -> AnyArray:

@@ -51,6 +51,9 @@ def is_linear(node: Node) -> bool:
     return isinstance(op, (Conv, ConvTranspose, Dense, Affine, Flatten, Add, Select, Slice, Upsample, Identity))
 
 
+OPEN_MAP = "a map whose size is not known before the model runs (fix it with --input-shape)"
+
+
 def is_convolution(node: Node) -> bool:
     """Whether a user would call the node a layer of a cascade: it stores a kernel, or averages."""
     return isinstance(node.op, (Conv, ConvTranspose, Dense, Pool, GlobalPool, Upsample))
@@ -63,13 +66,13 @@ def lower(graph: Graph, nodes: Sequence[Node], entry: str, exit: str) -> Program
         return Refusal("a dense layer on the last axis of a tensor with more axes mixes with layers on the channel axis")
     for node in nodes:
         if isinstance(node.op, Flatten) and any(not isinstance(n, int) for n in (graph.shape(node.inputs[0]) or ())[2:]):
-            return Refusal(f"{node.name} flattens a map whose size is not known before the model runs", node.name)
+            return Refusal(f"{node.name} flattens {OPEN_MAP}", node.name)
     channels, size = dict[str, int](), dict[str, tuple[int | None, ...]]()
     for name in dict.fromkeys([entry, *(t for n in nodes for t in n.outputs)]):
         shape = graph.shape(name)
         axis = -1 if last_axis else 1
         if shape is None or len(shape) < 2 or not isinstance(shape[axis], int):
-            return Refusal(f"the shape of {name} is not known", name)
+            return Refusal(f"the shape of {name} is not known (an --input-shape may tell)", name)
         channels[name] = int(shape[axis])
         size[name] = () if last_axis else tuple(n if isinstance(n, int) else None for n in shape[2:])
     steps = list[Step]()
@@ -88,12 +91,12 @@ def _lower_node(
     known = tuple(n for n in size[name] if n is not None)
     if isinstance(op, GlobalPool) or (isinstance(op, Pool) and _hangs_over(op)):
         if len(known) < len(size[name]):
-            return Refusal(f"{node.name} averages over a map whose size is not known before the model runs", node.name)
+            return Refusal(f"{node.name} averages over {OPEN_MAP}", node.name)
         return _pool(node, op, channels, size, known)
     if isinstance(op, Slice):
         end = size[name][op.axis - 2]
         if end is None:
-            return Refusal(f"{node.name} slices a map whose size is not known before the model runs", node.name)
+            return Refusal(f"{node.name} slices {OPEN_MAP}", node.name)
         cut = tuple((-op.start, op.stop - end) if a == op.axis - 2 else (0, 0) for a in range(len(size[name])))
         return [Step(pad(channels[name], cut), node.inputs, node.output)]
     simple = _simple(node, channels[name], len(size[name]))
