@@ -130,7 +130,7 @@ def test_a_block_of_rows_holds_a_few_positions_at_a_time(monkeypatch):
     request = Request("x", Window((3, 3), (1, 1), (-1, -1)), y)
     x = samples_for(graph, 11)
     whole = gathered(graph, x, [request]).regression(request)
-    monkeypatch.setattr(moments, "BLOCK", 1)
+    monkeypatch.setattr(sums, "BLOCK", 1)
     parts = gathered(graph, x, [request]).regression(request)
     assert np.allclose(whole.gram, parts.gram, rtol=1e-12, atol=1e-9)
     assert np.allclose(whole.cross, parts.cross, rtol=1e-12, atol=1e-9)

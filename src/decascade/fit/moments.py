@@ -104,7 +104,7 @@ def collect(
 def _scratch(kept: Any, x: Any, each: Iterable[Sums]) -> Any:
     """Room for a block of rows, and at least for one position of every sample."""
     dtype = x.new_empty(0).cpu().numpy().dtype
-    size = max(BLOCK, len(x) * max(group.unknowns + 1 for group in each))
+    size = max(BLOCK, len(x)) * max(group.unknowns + 1 for group in each)
     return kept if len(kept) >= size and kept.dtype == dtype else np.empty(size, dtype)
 
 

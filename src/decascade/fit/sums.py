@@ -6,7 +6,7 @@ the activations, which is fast, and added up in float64.  Maps are channels-last
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from math import ceil, prod
 from typing import Any
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from decascade.fit.least_squares import CONSTANT, Half, Matrix, Patches, Regression, Target
 from decascade.fit.windows import Request, Window
 
-BLOCK = 4 * 2**20
-"""Numbers in a block of rows."""
+BLOCK = 2048
+"""Rows whose products are taken at a time: few enough to stay in the cache, enough that adding up what comes out is little."""
 Array = NDArray[Any]
 Index = NDArray[np.int64]
 Key = tuple[str, str]
@@ -55,16 +55,19 @@ class Sums:
     def add(self, values: Mapping[str, Any], wanted: Mapping[str, Any], held: Array, places: Index, scratch: Array) -> None:
         """The rows of one batch: of the samples that are not `held` and of those that are, at `places`, (P, axes) output
         positions.  `scratch`: any numbers of the activations' type; they are overwritten."""
-        x, z = self._padded(values[self.tensor]), self._targets(values, wanted, places)
+        # those that are held out go last
+        order = np.argsort(held, kind="stable")
+        x, z = self._padded(values[self.tensor], order), self._targets(values, wanted, places, order)
         if self._means is None:
             self._start(x, z)
         assert self._means is not None
         # near their means, so that products in float32 lose nothing where values are far from zero
         x -= self._means[0]
         z -= self._means[1]
-        for which, chosen in enumerate((~held, held)):
-            if chosen.any():
-                self._accumulate(which, x[chosen], z[chosen], places, scratch)
+        kept = len(held) - int(held.sum())
+        for which, some in enumerate((slice(0, kept), slice(kept, None))):
+            if len(x[some]):
+                self._accumulate(which, x[some], z[some], places, scratch)
 
     def _start(self, x: Array, z: Array) -> None:
         size = self.unknowns + 1
@@ -73,40 +76,50 @@ class Sums:
         self._cross = [np.zeros((size, self.width)) for _ in range(2)]
         self._square = [np.zeros(self.width) for _ in range(2)]
 
-    def _padded(self, tensor: Any) -> Array:
-        """(N, *S, C) with the positions that windows see beyond the map, as zeros."""
+    def _padded(self, tensor: Any, order: Index) -> Array:
+        """(N, *S, C), samples in another order, with the positions that windows see beyond the map, as zeros."""
         torch: Any = import_module("torch")
         pads = self.window.padding(tuple(tensor.shape[2:]), self.out)
         around = [n for pair in reversed(pads) for n in pair]
-        padded = torch.nn.functional.pad(tensor.movedim(1, -1), [0, 0, *around]) if around else tensor
-        return np.array(padded.cpu().numpy(), order="C")
+        chosen = tensor[torch.from_numpy(order)].movedim(1, -1)
+        padded = torch.nn.functional.pad(chosen, [0, 0, *around]) if around else chosen
+        return padded.contiguous().cpu().numpy()
 
-    def _targets(self, values: Mapping[str, Any], wanted: Mapping[str, Any], places: Index) -> Array:
-        """(N, P, width)"""
+    def _targets(self, values: Mapping[str, Any], wanted: Mapping[str, Any], places: Index, order: Index) -> Array:
+        """(N, P, width), samples in another order."""
         torch: Any = import_module("torch")
-        at = tuple(torch.from_numpy(axis) for axis in places.T)
+        at: Any = np.ravel_multi_index(tuple(places.T), self.out) if self.out else np.zeros(1, np.int64)
         parts = list[Any]()
         for target, minus in self.columns:
             z = wanted[target] - values[minus] if minus else wanted[target]
-            parts.append(z[(slice(None), slice(None), *at)].movedim(1, -1) if at else z[:, None])
-        return torch.cat(parts, -1).cpu().numpy()
+            z = z.flatten(2) if self.out else z[:, :, None]
+            parts.append((z if len(at) == z.shape[2] else z[:, :, torch.from_numpy(at)]).movedim(1, -1))
+        return torch.cat(parts, -1)[torch.from_numpy(order)].contiguous().cpu().numpy()
 
     def _accumulate(self, which: int, x: Array, z: Array, places: Index, scratch: Array) -> None:
         samples, size = len(x), self.unknowns + 1
-        together = max(1, len(scratch) // (samples * size))
+        together = max(1, BLOCK // samples)
         for first in range(0, len(places), together):
             some = places[first : first + together]
             rows = scratch[: samples * len(some) * size].reshape(samples, len(some), size)
             rows[:, :, -1] = 1
             patches = rows[:, :, :-1].reshape(samples, len(some), *self.window.kernel, self.channels)
-            for i, place in enumerate(some.tolist()):
-                corner = [s * o for s, o in zip(self.window.stride, place, strict=True)]
-                patches[:, i] = x[(slice(None), *(slice(a, a + k) for a, k in zip(corner, self.window.kernel, strict=True)))]
+            for start, stop, place in _runs(some):
+                patches[:, start:stop] = self._windows(x, place, stop - start)
             block, target = rows.reshape(-1, size), z[:, first : first + together].reshape(-1, self.width)
             # numpy takes a matrix times its own transpose as a symmetric product, at half the work
             self._gram[which] += block.T @ block
             self._cross[which] += block.T @ target
             self._square[which] += np.einsum("no,no->o", target, target, dtype=np.float64)
+
+    def _windows(self, x: Array, place: Sequence[int], count: int) -> Array:
+        """(N, count, *K, C): the windows at an output position and at those after it along the last axis, without a copy."""
+        corner = tuple(slice(s * o, None) for s, o in zip(self.window.stride, place, strict=True))
+        rest = x[(slice(None), *corner)]
+        near, *axes, channel = rest.strides
+        along = self.window.stride[-1] * axes[-1] if axes else 0
+        shape = (len(x), count, *self.window.kernel, self.channels)
+        return np.lib.stride_tricks.as_strided(rest, shape, (near, along, *axes, channel), writeable=False)
 
     def patches(self, window: Window) -> Patches:
         """The moments of the patches of a window inside this one."""
@@ -140,6 +153,15 @@ def _half(bordered: Matrix, rows: Index) -> Half:
     for first in range(0, len(gram), 256):  # piece by piece: the outer product is as large as the matrix
         gram[first : first + 256] -= np.outer(total[first : first + 256] / max(count, 1), total)
     return Half(count, total, gram)
+
+
+def _runs(places: Index) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    """Positions that follow each other along the last axis, as (first, last + 1, position of the first)."""
+    steps = np.diff(places, axis=0)
+    breaks = np.flatnonzero((steps[:, :-1] != 0).any(1) | (steps[:, -1] != 1)) + 1 if places.shape[1] else np.zeros(0, np.int64)
+    starts = [0, *breaks.tolist()]
+    for first, last in zip(starts, [*starts[1:], len(places)], strict=True):
+        yield first, last, tuple(places[first].tolist())
 
 
 def places_of(out: Sequence[int], share: float, generator: Any) -> Index:
