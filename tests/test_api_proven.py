@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import decascade as dc
-from proven_models import FORMATS, saved
+from proven_models import FORMATS, NETWORKS, saved
 
 RANGE = (0, 255)
 
@@ -77,3 +77,40 @@ def test_a_published_network_is_half_dead() -> None:
     assert len(dead) >= 8
     assert {c.tier for c in dead} == {"proven"}
     assert all(c.error is None or c.error.max_abs <= c.error.allowed for c in dead)
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_witnesses_are_inputs_of_the_model(extension: str, tmp_path: Path) -> None:
+    """Loaded and run by hand: channel c of the first layer takes the two values where the report says."""
+    path, place = saved("seed_case", extension, tmp_path), tmp_path / "w.npz"
+    report = dc.inspect(path, input_range=(-1, 1), witnesses=place)
+    first = report.certificates[0]["activations"][0]
+    assert [w["channel"] for w in first["witnesses"]] == list(range(12))
+    with np.load(place) as stored:
+        (name,) = stored.files
+        x = stored[name]
+    last = extension in (".keras", ".h5")
+    assert x.shape[1:] == ((10, 11, 2) if last else (2, 10, 11))
+    assert np.abs(x).max() <= 1
+    x = np.moveaxis(x, -1, 1) if last else x
+    (_, weight, bias), *_ = NETWORKS["seed_case"]()[1]
+    y = dc.Conv(weight, bias, padding=1)(x.astype(np.float64))
+    for witness in first["witnesses"]:
+        for value, position, sample in zip(witness["values"], witness["positions"], witness["samples"], strict=True):
+            assert y[(sample, witness["channel"], *position)] == pytest.approx(value, rel=1e-3)
+        assert min(witness["values"]) < 0 < max(witness["values"])
+
+
+def test_where_witnesses_may_go(tmp_path: Path) -> None:
+    path = saved("seed_case", ".onnx", tmp_path)
+    (tmp_path / "w.npz").write_bytes(b"precious")
+    with pytest.raises(dc.UsageError, match="witnesses are looked for within an input range: give one"):
+        dc.inspect(path, witnesses=tmp_path / "v.npz")
+    with pytest.raises(dc.UsageError, match=r"witnesses .*w.txt: they are stored as .npz: give a name that ends in .npz"):
+        dc.inspect(path, input_range=(0, 1), witnesses=tmp_path / "w.txt")
+    with pytest.raises(dc.OutputError, match=r"w\.npz exists"):
+        dc.inspect(path, input_range=(0, 1), witnesses=tmp_path / "w.npz")
+    assert (tmp_path / "w.npz").read_bytes() == b"precious"
+    dc.inspect(path, input_range=(0, 1), witnesses=tmp_path / "w.npz", force=True)
+    with np.load(tmp_path / "w.npz") as stored:
+        assert stored["image"].shape[1:] == (2, 10, 11)

@@ -160,6 +160,8 @@ def test_other_bad_usage(source: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (["merge", source, *out, "--tier", "proven"], "tier proven needs an input range"),
         (["merge", source, *out, "--tier", "sure"], "tier = 'sure': give one of exact, proven, observed"),
         (["merge", source, *out, "--input-range", 0, 1, "--data", tmp_path / "d.npz"], "has the value 2 in input image"),
+        (["inspect", source, "--witnesses", tmp_path / "w.npz"], "witnesses are looked for within an input range"),
+        (["inspect", source, "--witnesses", box, "--input-range", 0, 1], "box.npz exists"),
         (["verify", source], "one model alone can only be checked where it is a file that carries a certificate"),
         (["verify", source, source, "--certificate", tmp_path / "r.json"], "is about one model: leave the second out"),
         (["verify", source, "--certificate", tmp_path / "none.json"], "none.json cannot be read"),

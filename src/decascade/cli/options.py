@@ -68,6 +68,13 @@ Guard = Annotated[
     bool,
     typer.Option("--guard", help="Add an output, the last: 0 for inputs within the range, above 0 for all others."),
 ]
+Witnesses = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="W.npz", show_default=False,
+        help="With an input range: store the inputs that show which activations are not linear; the report names them.",
+    ),
+]
 ProveSeconds = Annotated[float, typer.Option(metavar="S", help="Time for the proofs over the input range.")]
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="OUT", help="Where the merged model goes.", show_default=False)
