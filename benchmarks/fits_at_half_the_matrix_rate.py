@@ -141,7 +141,8 @@ def main() -> None:
     rate = max(rates)
     model = whole_model() if (MODELS.exists() and DATA.exists()) else {}
     rows = [[f"{layer.kernel}x{layer.kernel}, {layer.channels} to {layer.out}, {layer.size}x{layer.size}",
-             f"{found['unknowns']}", f"{found['plain'] / 1e9:.1f}", f"{found['ours'] / 1e9:.1f}", f"**{found['ours'] / rate:.0%}**"]
+             f"{found['unknowns']}", f"{found['plain'] / 1e9:.1f}", f"{found['ours'] / 1e9:.1f}",
+             f"**{found['ours'] / rate:.0%}**"]
             for layer, found in zip(LAYERS, layers, strict=True)]
     header = ("layer", "unknowns", "plain, 1e9/s", "decascade, 1e9/s", "of the matrix rate")
     tables = [(f"One layer; a float32 matrix product runs at {rate / 1e9:.1f}e9 operations per second", header, rows)]
