@@ -304,7 +304,7 @@ def test_external_data_of_a_live_ir_model(tmp_path: Path) -> None:
 
 
 def test_objects_that_are_no_model() -> None:
-    refused(3, "an object of type int is no ONNX model: give a path, a ModelProto or an onnx_ir.Model")
+    refused(3, "an object of type int is no ONNX model: give a path, a ModelProto, an onnx_ir.Model or an ONNXProgram")
 
 
 def test_formats_are_found_by_extension_and_owner(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import decascade as dc
 from decascade.errors import FormatError, UnsafeModelError
 from decascade.formats.torch import FORMAT
 from decascade.formats.torch_archive import is_expression
@@ -337,3 +338,19 @@ def test_size_expressions(text: str) -> None:
 )
 def test_code_is_no_size_expression(text: str) -> None:
     assert not is_expression(text)
+
+
+@pytest.mark.parametrize("what", ["a whole module", "a state_dict"])
+@pytest.mark.parametrize("extension", ["pt", "pth"])
+def test_what_torch_save_writes_is_refused_by_merge_too(what: str, extension: str, tmp_path: Path) -> None:
+    net, path = Net(), tmp_path / f"net.{extension}"
+    torch.save(net if what == "a whole module" else net.state_dict(), path)
+    for call in (lambda: dc.merge(path), lambda: dc.inspect(str(path)), lambda: dc.verify(path, path)):
+        with pytest.raises(UnsafeModelError, match=r"pass the nn\.Module, or store it with torch\.export\.save as \.pt2"):
+            call()
+
+
+def test_a_live_state_dict_is_told_where_it_belongs() -> None:
+    for state in (Net().state_dict(), dict(Net().state_dict())):
+        with pytest.raises(FormatError, match=r"put it into your module \(module.load_state_dict\(state\)\)"):
+            dc.merge(state)

@@ -1,4 +1,4 @@
-"""The ONNX format: `.onnx` files, live `onnx.ModelProto` and `onnx_ir.Model`; opset 7 and up."""
+"""The ONNX format: `.onnx` files, live `onnx.ModelProto`, `onnx_ir.Model` and `torch.onnx.ONNXProgram`; opset 7 and up."""
 
 from __future__ import annotations
 
@@ -24,25 +24,30 @@ from decascade.ir.graph import Graph
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """What `write` needs of a document beside its graph; `kind` is the class that the user gave."""
+    """What `write` needs of a document beside its graph; `kind` is the class that the user gave.
+
+    `exported`: the torch program that an `ONNXProgram` was made of, by which it takes its arguments.
+    """
 
     view: View
     kind: str
+    exported: Any = None
 
 
 class OnnxFormat:
     """Satisfies `formats.base.Format`.
 
     `Document.native` is an `OnnxModel`, a snapshot of what was read.  `write` gives an `OnnxModel` where a file was read,
-    and an `onnx.ModelProto` or `onnx_ir.Model` where one was given.  `read`, `run` and `save` take all three.
+    and an `onnx.ModelProto`, `onnx_ir.Model` or `torch.onnx.ONNXProgram` where one was given.  `read`, `run` and `save` take
+    all four.
     """
 
     name = "onnx"
     extensions: tuple[str, ...] = (".onnx",)
 
     def owns(self, model: object) -> bool:
-        """Whether it is an `onnx.ModelProto`, an `onnx_ir.Model` or an `OnnxModel`; imports neither package."""
-        return isinstance(model, OnnxModel) or _kind(model) in ("ModelProto", "Model")
+        """Whether it is one of the live objects above, or an `OnnxModel`; imports none of their packages."""
+        return isinstance(model, OnnxModel) or _kind(model) in ("ModelProto", "Model", "ONNXProgram")
 
     def read(self, source: Path | object, input_shape: InputShapes | None = None) -> Document:
         """Read a file or a live model.
@@ -58,7 +63,8 @@ class OnnxFormat:
         _need_onnx()
         model = _held(source) if input_shape is None else sized(_held(source), input_shape)
         view = view_of(model)
-        return Document("onnx", graph_of(view), model, path, state=_State(view, _kind(source)))
+        state = _State(view, _kind(source), getattr(source, "exported_program", None))
+        return Document("onnx", graph_of(view), model, path, state=state)
 
     def write(self, document: Document, graph: Graph) -> Any:
         """The model with the nodes that `graph` lacks left out and its new ones put in.
@@ -68,8 +74,9 @@ class OnnxFormat:
         """
         state: _State = document.state
         model = rewritten(state.view, document.graph, graph)
-        if state.kind == "Model":
-            return import_module("onnx_ir.serde").deserialize_model(model.proto())
+        if state.kind in ("Model", "ONNXProgram"):
+            plain = import_module("onnx_ir.serde").deserialize_model(model.proto())
+            return plain if state.kind == "Model" else import_module("torch.onnx").ONNXProgram(plain, state.exported)
         return model.proto() if state.kind == "ModelProto" else model
 
     def annotated(self, native: Any, text: str) -> Any:
@@ -78,8 +85,8 @@ class OnnxFormat:
             shell: Any = import_module("onnx").ModelProto()
             shell.CopyFrom(native.shell)
             return OnnxModel(_with_entry(shell, text), native.weights, native.external)
-        if _kind(native) == "Model":
-            native.metadata_props[NOTE] = text
+        if _kind(native) in ("Model", "ONNXProgram"):
+            (native if _kind(native) == "Model" else native.model).metadata_props[NOTE] = text
             return native
         return _with_entry(native, text)
 
@@ -116,9 +123,11 @@ def _with_entry(proto: Any, text: str) -> Any:
 
 
 def _kind(model: object) -> str:
-    """The name of a live object's class where its package is ONNX's, else ""."""
+    """The name of a live object's class where its package is ONNX's, or PyTorch's exporter to it; else ""."""
     kind = type(model)
-    return kind.__name__ if kind.__module__.partition(".")[0] in ("onnx", "onnx_ir") else ""
+    package = kind.__module__.partition(".")[0]
+    exporter = kind.__name__ == "ONNXProgram" and kind.__module__.startswith("torch.onnx")
+    return kind.__name__ if package in ("onnx", "onnx_ir") or exporter else ""
 
 
 def _held(source: Any) -> OnnxModel:
@@ -128,10 +137,11 @@ def _held(source: Any) -> OnnxModel:
         return load_model(Path(source))
     if _kind(source) == "ModelProto":
         return from_proto(source)
-    if _kind(source) == "Model":
-        return from_ir(source)
+    if _kind(source) in ("Model", "ONNXProgram"):
+        return from_ir(source if _kind(source) == "Model" else source.model)
     kind = type(source).__name__
-    raise FormatError(f"an object of type {kind} is no ONNX model: give a path, a ModelProto or an onnx_ir.Model")
+    takes = "a path, a ModelProto, an onnx_ir.Model or an ONNXProgram"
+    raise FormatError(f"an object of type {kind} is no ONNX model: give {takes}")
 
 
 def _need_onnx() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ class Row:
     """A format as known before its module is imported.
 
     `packages`: top-level packages whose classes a live object of this format is, or derives from.
-    `accepts`: those live objects in words.
+    `accepts`: those live objects in words.  `refuses`: further extensions that this format says no to, and why.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Row:
     module: str
     packages: tuple[str, ...]
     accepts: str
+    refuses: tuple[str, ...] = ()
 
     def load(self) -> Format:
         """The format's module, imported now; the framework itself is only imported when it is used."""
@@ -32,9 +34,11 @@ class Row:
 
 # Keras before PyTorch: under its torch backend a keras.Model is also a torch.nn.Module.
 ROWS: tuple[Row, ...] = (
-    Row("onnx", (".onnx",), "decascade.formats.onnx", ("onnx", "onnx_ir"), "onnx.ModelProto, onnx_ir.Model"),
+    Row("onnx", (".onnx",), "decascade.formats.onnx", ("onnx", "onnx_ir", "torch"),
+        "onnx.ModelProto, onnx_ir.Model, torch.onnx.ONNXProgram"),
     Row("keras", (".keras", ".h5", ".hdf5"), "decascade.formats.keras", ("keras",), "keras.Model"),
-    Row("torch", (".pt2",), "decascade.formats.torch", ("torch",), "torch.nn.Module"),
+    Row("torch", (".pt2",), "decascade.formats.torch", ("torch",), "torch.nn.Module",
+        refuses=(".pt", ".pth", ".th", ".ckpt", ".pkl")),
 )
 
 
@@ -47,7 +51,7 @@ def format_of(model: object) -> Format:
     if isinstance(model, str | Path):
         suffix = Path(model).suffix.lower()
         for row in ROWS:
-            if suffix in row.extensions:
+            if suffix in row.extensions or suffix in row.refuses:
                 return row.load()
         told = f"extension {suffix}" if suffix else "no extension"
         raise FormatError(f"{model}: {told}, so its format is unknown: {accepted()}")
@@ -59,8 +63,19 @@ def format_of(model: object) -> Format:
             found = row.load()
             if found.owns(model):
                 return found
+    if _is_state_dict(model):
+        raise FormatError("a state_dict holds weights and no layers: put it into your module (module.load_state_dict(state)) "
+                          "and pass the module")
     kind = type(model)
     raise FormatError(f"an object of type {kind.__module__}.{kind.__qualname__} is no model: {accepted()}")
+
+
+def _is_state_dict(model: object) -> bool:
+    """Whether it is a mapping to PyTorch's tensors; does not import torch."""
+    if not isinstance(model, Mapping):
+        return False
+    values = cast("Mapping[str, object]", model).values()
+    return any(type(value).__module__.partition(".")[0] == "torch" for value in values)
 
 
 def accepted() -> str:
