@@ -14,13 +14,13 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from decascade.report.boxes import box_text
 from decascade.report.device import ExportFacts
 from decascade.report.facts import ProofFacts, Report, VerificationFacts
 from decascade.report.html_checks import check_parts, proof_parts
 from decascade.report.html_data import finite, page_data, too_large
 from decascade.report.html_export import export_parts
 from decascade.report.terminal import change, quantity
-from decascade.report.validity import box_text
 
 Facts = Report | VerificationFacts | ProofFacts | ExportFacts
 SCRIPTS = ("base.js", "graph.js", "table.js", "charts.js", "sections.js", "start.js")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from math import ceil, floor, isfinite, log10
 from typing import Any
 
+from decascade.report.boxes import box_text
 from decascade.report.facts import ProofFacts, VerificationFacts
-from decascade.report.validity import box_text
 
 START, END, ROW = 190, 620, 30
 """Of the scale, in the picture's units: where it begins and ends, and the height of a row."""

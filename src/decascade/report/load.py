@@ -10,10 +10,10 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from decascade.errors import UsageError
+from decascade.report.boxes import box_text
 from decascade.report.device import ExportFacts
 from decascade.report.facts import SCHEMA, ProofFacts, Report, VerificationFacts
 from decascade.report.parts import NodeFacts
-from decascade.report.validity import box_text
 
 T = TypeVar("T")
 Facts = Report | VerificationFacts | ProofFacts | ExportFacts
