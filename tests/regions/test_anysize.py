@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cascades import Options, cascades
 from decascade.algebra.border import find_border
 from decascade.algebra.program import Program
+from decascade.errors import GraphError
 from decascade.ir.graph import Graph
 from decascade.ir.ops import BiasMap, Slice
 from decascade.ir.shapes import infer_graph
@@ -43,6 +44,9 @@ def test_random_regions_at_other_sizes(graph, data):
     assume(right_at_any_size(form, program, builder.nodes))
     new = graph.with_nodes(builder.nodes, builder.tensors)
     for more in (1, 2, 3):
-        shape = grown(graph, more).shape("x")
-        x = np.random.default_rng(more).standard_normal((2, *shape[1:]))
-        assert_same(grown(graph, more), grown(new, more), {"x": x})
+        try:
+            larger = grown(graph, more)
+        except GraphError:  # branches that stride differently meet at some sizes only: the model itself does not run there
+            continue
+        x = np.random.default_rng(more).standard_normal((2, *larger.shape("x")[1:]))
+        assert_same(larger, grown(new, more), {"x": x})
