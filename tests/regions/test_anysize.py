@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from cascades import Options, cascades
@@ -31,7 +31,7 @@ def grown(graph: Graph, more: int) -> Graph:
     return infer_graph(replace(graph, tensors={**open_, "x": replace(x, shape=shape)}))
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.filter_too_much])
 @given(cascades(Options(ranks=(1, 2), depth=(2, 3), size=(5, 9))), st.data())
 def test_random_regions_at_other_sizes(graph, data):
     program = lower(graph, graph.nodes, "x", "y")
