@@ -234,16 +234,16 @@ def test_file_that_computes_something_else_is_not_written(
 ) -> None:
     import decascade.deploy.as_tflite as module
 
-    real = module.deployed
+    real = module.as_deployed
 
-    def broken(graph: Any, data: bytes, reference: bool = False) -> Subject:
-        subject = real(graph, data, reference)
-        native = subject.document.native
+    def broken(subject: Subject, data: bytes, reference: bool = False) -> Subject:
+        file = real(subject, data, reference)
+        native = file.document.native
         run_it = native.run
         native.run = lambda stored: [y * np.float32(1.001) for y in run_it(stored)]
-        return subject
+        return file
 
-    monkeypatch.setattr(module, "deployed", broken)
+    monkeypatch.setattr(module, "as_deployed", broken)
     with pytest.raises(VerificationError, match=r"the exported file is off by .*; nothing was written"):
         dc.export(onnx_net, tmp_path / "o.tflite")
     assert not (tmp_path / "o.tflite").exists()
@@ -269,3 +269,54 @@ def test_file_that_is_none_is_refused() -> None:
         Model(b"not a model")
     with pytest.raises(UsageError, match="TensorFlow Lite for Microcontrollers does not run the file"):
         run_micro(b"TFL3" * 20)
+
+
+def onnx_model(nodes: list[Any], shape: list[int], out: list[int], **weights: np.ndarray) -> Any:
+    onnx = import_module("onnx")
+    helper, numpy_helper = onnx.helper, import_module("onnx.numpy_helper")
+    ports = [helper.make_tensor_value_info(n, 1, s) for n, s in (("x", shape), ("y", out))]
+    held = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], held)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def onnx_node(kind: str, inputs: str, output: str, **attributes: Any) -> Any:
+    return import_module("onnx.helper").make_node(kind, inputs.split(), [output], **attributes)
+
+
+MOVED: dict[str, tuple[list[Any], list[int], list[int]]] = {
+    "detector head": ([("Transpose", "x", "t", {"perm": [0, 2, 3, 1]}), ("Reshape", "t s", "y", {})], [1, 4, 6, 5], [1, 30, 4]),
+    "depth to space": ([("DepthToSpace", "x", "y", {"blocksize": 2})], [1, 12, 4, 5], [1, 3, 8, 10]),
+    "depth to space, columns first": (
+        [("DepthToSpace", "x", "y", {"blocksize": 2, "mode": "CRD"})], [1, 12, 4, 5], [1, 3, 8, 10]),
+    "there and back": ([("Transpose", "x", "t", {"perm": [0, 3, 1, 2]}), ("Transpose", "t", "u", {"perm": [0, 2, 3, 1]}),
+                        ("Relu", "u", "y", {})], [1, 4, 6, 5], [1, 4, 6, 5]),
+}
+
+
+@pytest.mark.parametrize("case", MOVED)
+def test_onnx_operations_that_only_move_values(case: str, tmp_path: Path) -> None:
+    """Detector heads and the like: not understood by the graph, and yet in the file."""
+    nodes, shape, out = MOVED[case]
+    model = onnx_model([onnx_node(k, i, o, **a) for k, i, o, a in nodes], shape, out, s=np.array(out))
+    facts = dc.export(model, tmp_path / "m.tflite")
+    assert facts.verification is not None
+    assert facts.verification.same
+    file = Model((tmp_path / "m.tflite").read_bytes())
+    if case == "detector head":
+        assert file.outputs[0].shape == (1, 30, 4)
+
+
+@pytest.mark.parametrize(
+    ("node", "out", "words"),
+    [
+        (("CumSum", "x a", "y", {}), [1, 4, 6, 5], "CumSum is not understood, so it cannot be exported to TFLite from here"),
+        (("Transpose", "x", "y", {"perm": [1, 0, 2, 3]}), [4, 1, 6, 5], r"a Transpose by \[1, 0, 2, 3\] moves the batch"),
+    ],
+)
+def test_onnx_operations_that_are_refused(node: Any, out: list[int], words: str, tmp_path: Path) -> None:
+    kind, inputs, output, attributes = node
+    model = onnx_model([onnx_node(kind, inputs, output, **attributes)], [1, 4, 6, 5], out, a=np.array(2))
+    with pytest.raises(UsageError, match=words):
+        dc.export(model, tmp_path / "m.tflite")
+    assert not list(tmp_path.iterdir())

@@ -11,7 +11,8 @@ from decascade.deploy.equalise import equalised
 from decascade.deploy.fidelity import Outputs, compare_outputs, micro_facts, outputs_of
 from decascade.deploy.litert import Model
 from decascade.deploy.made import Made, Source, single_batch, verified
-from decascade.deploy.tf_graph import Traced, trace_graph, trace_keras
+from decascade.deploy.tf_graph import Traced, plain_outputs, trace_graph, trace_keras
+from decascade.deploy.tf_onnx import Lower, lower_onnx
 from decascade.deploy.tflite import Sample, to_float, to_int8
 from decascade.deploy.tools import version_of
 from decascade.errors import CannotInterpret, UsageError
@@ -28,7 +29,18 @@ def traced(subject: Subject, batch: int | None = 1) -> Traced:
         from decascade.formats.keras_base import body
 
         return trace_keras(body(subject.document.native), subject.graph.inputs, batch)
-    return trace_graph(subject.graph, batch)
+    return trace_graph(subject.graph, batch, _foreign(subject))
+
+
+def _foreign(subject: Subject) -> Lower | None:
+    """What stands for the nodes that only the format understands."""
+    return lower_onnx(subject.document) if subject.format.name == "onnx" else None
+
+
+def as_deployed(subject: Subject, data: bytes, reference: bool = False) -> Subject:
+    """The file of a model, to be run beside it."""
+    plain = plain_outputs(subject.graph) if subject.format.name == "onnx" else ()
+    return deployed(subject.graph, data, reference, plain)
 
 
 def _on_tensorflow() -> bool:
@@ -57,7 +69,7 @@ def float_tflite(source: Source, name: str) -> Made:
     """
     source.told("converting", 0.0)
     data = to_float(traced(source.subject))
-    exported = deployed(source.graph, data)
+    exported = as_deployed(source.subject, data)
     verification = verified(source, exported)
     fidelity = None
     if source.given:
@@ -103,7 +115,7 @@ CLOSE = 0.01
 
 
 def _compared(source: Source, data: bytes, before: Outputs) -> FidelityFacts:
-    after = outputs_of(deployed(source.graph, data, reference=True), source.batches)
+    after = outputs_of(as_deployed(source.subject, data, reference=True), source.batches)
     return compare_outputs(before, after, source.labels)
 
 
@@ -113,7 +125,7 @@ def _equalised(
     """The file with ranges equalised across layers where that is closer to the model, else the one that was given."""
     try:
         graph, pairs = equalised(source.graph, source.batches)
-        other = to_int8(trace_graph(graph), samples) if pairs else data
+        other = to_int8(trace_graph(graph, foreign=_foreign(source.subject)), samples) if pairs else data
     except (CannotInterpret, UsageError):  # only the framework understands the model: nothing to scale
         return data, plain, None
     if not pairs:

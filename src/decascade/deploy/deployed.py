@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, cast
 
 import numpy as np
@@ -18,8 +19,8 @@ class _File:
 
     name = "tflite"
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+    def __init__(self, graph: Graph, plain: Collection[str]) -> None:
+        self._graph, self._plain = graph, plain
 
     def run(self, native: Model, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
         """The outputs as real values, sample by sample."""
@@ -32,7 +33,7 @@ class _File:
 
     def to_graph(self, document: Document, name: str, array: NDArray[Any]) -> NDArray[Any]:
         """Channels-last in the file, channels-first in the graph."""
-        return np.moveaxis(array, -1, 1) if array.ndim > 2 else array
+        return np.moveaxis(array, -1, 1) if array.ndim > 2 and name not in self._plain else array
 
 
 def to_file(array: NDArray[Any]) -> NDArray[Any]:
@@ -40,6 +41,6 @@ def to_file(array: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(np.moveaxis(array, 1, -1) if array.ndim > 2 else array, np.float32)
 
 
-def deployed(graph: Graph, data: bytes, reference: bool = False) -> Subject:
-    """A file that was made from the graph; it is run, never read or written."""
-    return Subject(cast(Format, _File(graph)), Document("tflite", graph, Model(data, reference)))
+def deployed(graph: Graph, data: bytes, reference: bool = False, plain: Collection[str] = ()) -> Subject:
+    """A file that was made from the graph; it is run, never read or written.  `plain`: outputs in the graph's own layout."""
+    return Subject(cast(Format, _File(graph, plain)), Document("tflite", graph, Model(data, reference)))

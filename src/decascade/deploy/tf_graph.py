@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from decascade.algebra.conv import Conv
+from decascade.deploy.tf_layout import to_first
+from decascade.deploy.tf_onnx import Lower
 from decascade.deploy.tf_ops import lower_op
 from decascade.deploy.tools import module
 from decascade.errors import DecascadeError, UsageError
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Dense, Flatten
+from decascade.ir.ops import Dense, Flatten, Foreign
 from decascade.ir.shapes import show
 
 USE = "export to TFLite"
@@ -28,8 +30,11 @@ class Traced:
     shapes: tuple[tuple[int | None, ...], ...]
 
 
-def trace_graph(graph: Graph, batch: int | None = 1) -> Traced:
+def trace_graph(graph: Graph, batch: int | None = 1, foreign: Lower | None = None) -> Traced:
     """The graph with its weights as constants.
+
+    `foreign`: what to do with nodes that the graph does not understand.  Outputs that one of them writes keep the graph's
+    own layout (see `plain_outputs`).
 
     Raises:
         UsageError: TensorFlow is not installed; an open size; an operation that TFLite has no form for, named.
@@ -37,7 +42,7 @@ def trace_graph(graph: Graph, batch: int | None = 1) -> Traced:
     tf = module("tensorflow", USE)
     graph = with_channels_last_flattens(graph)
     specs = [tf.TensorSpec(_input_shape(graph, name, batch), tf.float32) for name in graph.inputs]
-    traced = tf.function(_caller(tf, graph), input_signature=specs, autograph=False).get_concrete_function()
+    traced = tf.function(_caller(tf, graph, foreign), input_signature=specs, autograph=False).get_concrete_function()
     return Traced(traced, tuple(tuple(spec.shape) for spec in specs))
 
 
@@ -73,18 +78,27 @@ def _freezer() -> Callable[[Any], Any]:
     return import_module("tensorflow.python.framework.convert_to_constants").convert_variables_to_constants_v2
 
 
-def _caller(tf: Any, graph: Graph) -> Callable[..., Any]:
+def _caller(tf: Any, graph: Graph, foreign: Lower | None) -> Callable[..., Any]:
+    plain = plain_outputs(graph)
+
     def call(*arrays: Any) -> Any:
         values = dict(zip(graph.inputs, arrays, strict=True))
         for node in graph.nodes:
-            values[node.output] = _lowered(tf, node, [values[name] for name in node.inputs])
-        return tuple(values[name] for name in graph.outputs)
+            values[node.output] = _lowered(tf, node, [values[name] for name in node.inputs], foreign)
+        return tuple(to_first(tf, values[name]) if name in plain else values[name] for name in graph.outputs)
 
     return call
 
 
-def _lowered(tf: Any, node: Node, xs: Sequence[Any]) -> Any:
+def plain_outputs(graph: Graph) -> frozenset[str]:
+    """Outputs that are no maps of channels for all that is known: what writes them is not understood."""
+    return frozenset(n for n in graph.outputs if n in graph.producer and isinstance(graph.producer[n].op, Foreign))
+
+
+def _lowered(tf: Any, node: Node, xs: Sequence[Any], foreign: Lower | None) -> Any:
     try:
+        if foreign is not None and isinstance(node.op, Foreign):
+            return foreign(tf, node, xs)
         return lower_op(tf, node.op, xs)
     except DecascadeError as error:
         raise UsageError(f"{node.name}: {error}") from None

@@ -20,6 +20,8 @@ from decascade.errors import UsageError
 
 SECONDS = 8.0
 """After so long the solver gives the best choice that it has by then."""
+ROW = 0.1
+"""What the largest coefficient of the budget's row is."""
 INFEASIBLE = 2
 """What `scipy.optimize.milp` calls a problem without a solution."""
 
@@ -84,7 +86,9 @@ def _solve(options: Sequence[Option], price: Any, saving: float | None) -> tuple
     # units as small as the numbers' own size keep the solver's tolerances meaningful
     scale = float(np.abs(price).max()) or 1.0
     if saving is not None:
-        constraints.append(optimize.LinearConstraint(savings[None] / saving, 1.0, np.inf))
+        # what one option saves beyond all that is asked counts for nothing; and a row of small numbers, in which an x that is
+        # 1e-6 from a whole number stays within the solver's tolerance of 1e-6 (beyond it, HiGHS prints a line and starts over)
+        constraints.append(optimize.LinearConstraint(ROW * np.minimum(savings, saving)[None] / saving, ROW, np.inf))
     while True:
         found = optimize.milp(
             price / scale, constraints=constraints, integrality=np.ones(len(options)), bounds=optimize.Bounds(0, 1),
