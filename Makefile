@@ -2,6 +2,9 @@
 # make demo      inspect, merge and verify the shipped model; sets up a light environment of its own where there is no .venv
 # make test      sets up .venv, then lints, types, layers and tests: what CI runs
 # make lint      the first three of these
+# make docs      the documentation, in site/ (checked: a broken link or reference is an error)
+# make notebooks pictures   what the documentation shows, run and drawn again
+# make package   wheel and source distribution in dist/, each installed into an empty environment and run there
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -11,7 +14,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint docs notebooks pictures package clean
 
 install: $(VENV)/.installed
 
@@ -42,5 +45,17 @@ lint: $(VENV)/.installed
 test: lint
 	$(BIN)/python -m pytest
 
+docs: $(VENV)/.installed
+	$(BIN)/mkdocs build --strict --quiet
+
+notebooks: $(VENV)/.installed
+	$(BIN)/python docs/run_notebooks.py
+
+pictures: $(VENV)/.installed
+	$(BIN)/python docs/pictures.py
+
+package: $(VENV)/.installed
+	$(BIN)/python scripts/package.py
+
 clean:
-	rm -rf $(VENV) $(LIGHT) demo-out build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) $(LIGHT) demo-out build dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache src/*.egg-info

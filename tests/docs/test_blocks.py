@@ -1,0 +1,81 @@
+"""Every code block of the documentation runs, page by page, in an empty folder with the shipped models in it."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import shutil
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from decascade.cli import run
+from docs.pages import DOCS, PAGES, ROOT, Block, blocks, name
+from proven_models import saved
+
+NEEDS = {"start/keras.md": "keras", "start/pytorch.md": "torch", "compressing.md": "torch", "README.md": "keras"}
+"""Frameworks that a page is about."""
+NOT_RUN = ("pip install ", "make ", "python docs/pictures.py")
+"""Lines of shell blocks that set things up, from the network or for long: shown, not run."""
+RUN = [p for p in PAGES if any(b.language in ("python", "sh") for b in blocks(p)) and p.name != "README.md"]
+"""The README's models stand for the reader's own."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for model in ("digits.onnx", "digits.keras"):
+        shutil.copy(ROOT / "examples" / model, tmp_path)
+    # a network that is compressed within seconds, and samples for it
+    saved("half_stable", ".onnx", tmp_path).rename(tmp_path / "model.onnx")
+    np.savez(tmp_path / "samples.npz", x=np.random.default_rng(0).random((160, 2, 8, 8), dtype=np.float32))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", RUN, ids=name)
+def test_every_block_runs(page: Path, folder: Path) -> None:
+    framework = next((f for end, f in NEEDS.items() if name(page).endswith(end)), None)
+    if framework is not None:
+        pytest.importorskip(framework)
+    known: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks(page):
+        where = f"{name(page)}, line {block.line}"
+        with redirect_stdout(io.StringIO()):
+            if block.language == "python":
+                exec(compile("\n" * block.line + block.text, str(page), "exec"), known)
+            elif block.language == "sh":
+                _shell(block, where)
+
+
+def _shell(block: Block, where: str) -> None:
+    for line in block.text.splitlines():
+        words = shlex.split(line, comments=True)
+        if not words or line.startswith(NOT_RUN):
+            continue
+        assert words[0] == "decascade", f"{where}: {line!r} is no command of ours, and not known as one that is not run"
+        assert run([*words[1:], *([] if "--json" in words else ["--quiet"])]) == 0, f"{where}: {line}"
+
+
+def test_blocks_say_their_language() -> None:
+    """A block without a language would not be run; what is not to be run is called text."""
+    for page in PAGES:
+        for block in blocks(page):
+            assert block.language in ("python", "sh", "text", "json"), f"{name(page)}, line {block.line}"
+
+
+def test_no_shell_line_hides_in_an_indented_block() -> None:
+    """Indented blocks are not run: only those that need what the test machine may lack may stand in one."""
+    allowed = ("deploying.md", "README.md", "CONTRIBUTING.md")
+    for page in DOCS.rglob("*.md"):
+        if not name(page).endswith(allowed):
+            assert "\n    decascade " not in page.read_text(encoding="utf-8"), name(page)
+
+
+def test_a_broken_block_is_found(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(AssertionError, match="no command of ours"):
+        _shell(Block("sh", "rm -rf nothing\n", 1), "here")
+    with pytest.raises(AssertionError, match=r"here: decascade inspect none\.onnx"):
+        _shell(Block("sh", "decascade inspect none.onnx\n", 1), "here")
