@@ -2,6 +2,7 @@
 
 Coefficients are arrays (C, *window, R), one column per row of the linear form that is traced back.  A *window* is one
 half-open range of positions per spatial axis, so that a neuron's form never touches more than its receptive field.
+They keep their precision: float64 for bounds, float32 where a gradient is enough.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +35,7 @@ from decascade.ir.ops import (
     Upsample,
 )
 
-F64 = NDArray[np.float64]
+Reals = NDArray[np.floating[Any]]
 Window = tuple[tuple[int, int], ...]
 Size = tuple[int, ...]
 
@@ -42,7 +44,7 @@ Size = tuple[int, ...]
 class Form:
     """Coefficients on the positions of `window` of one tensor; (C, *window, R)."""
 
-    coefficients: F64
+    coefficients: Reals
     window: Window
 
     @property
@@ -61,14 +63,14 @@ def merged(a: Form, b: Form) -> Form:
         return Form(a.coefficients + b.coefficients, a.window)
     hull = tuple((min(p, r), max(q, s)) for (p, q), (r, s) in zip(a.window, b.window, strict=True))
     shape = (a.coefficients.shape[0], *(q - p for p, q in hull), a.coefficients.shape[-1])
-    total = np.zeros(shape)
+    total = np.zeros(shape, a.coefficients.dtype)
     for form in (a, b):
         at = tuple(slice(p - o, q - o) for (p, q), (o, _) in zip(form.window, hull, strict=True))
         total[(slice(None), *at)] += form.coefficients
     return Form(total, hull)
 
 
-def clipped(coefficients: F64, starts: Sequence[int], size: Size) -> Form:
+def clipped(coefficients: Reals, starts: Sequence[int], size: Size) -> Form:
     """Coefficients from `starts` on, without those that lie off a map of this size (it is zero there)."""
     window, cut = list[tuple[int, int]](), list[slice]()
     for start, n, length in zip(starts, size, coefficients.shape[1:-1], strict=True):
@@ -79,7 +81,7 @@ def clipped(coefficients: F64, starts: Sequence[int], size: Size) -> Form:
     return Form(coefficients[(slice(None), *cut)], tuple(window))
 
 
-def pull(op: Op, form: Form, sizes: Sequence[tuple[int, ...]]) -> tuple[list[Form], F64 | float]:
+def pull(op: Op, form: Form, sizes: Sequence[tuple[int, ...]]) -> tuple[list[Form], Reals | float]:
     """The forms on the inputs of a linear operation, whose shapes (C, *S) are `sizes`, and the constants (R,).
 
     Raises:
@@ -94,9 +96,9 @@ def pull(op: Op, form: Form, sizes: Sequence[tuple[int, ...]]) -> tuple[list[For
         case Dense():
             return _dense(op, form, size)
         case Affine():
-            return [Form(a * column(op.scale.astype(np.float64), a.ndim), form.window)], _constant(op.shift, a)
+            return [Form(a * column(op.scale.astype(a.dtype), a.ndim), form.window)], _constant(op.shift, a)
         case BiasMap():
-            values = np.broadcast_to(op.values.astype(np.float64), sizes[0])[form.where]
+            values = np.broadcast_to(op.values.astype(a.dtype), sizes[0])[form.where]
             return [form], np.tensordot(values, a, values.ndim)
         case Add():
             signs = op.signs or (1,) * len(sizes)
@@ -113,8 +115,8 @@ def pull(op: Op, form: Form, sizes: Sequence[tuple[int, ...]]) -> tuple[list[For
             return _moved(op, form, sizes)
 
 
-def _constant(values: NDArray[np.floating], a: F64) -> F64:
-    return values.astype(np.float64) @ a.sum(axis=tuple(range(1, a.ndim - 1)))
+def _constant(values: Reals, a: Reals) -> Reals:
+    return values.astype(a.dtype) @ a.sum(axis=tuple(range(1, a.ndim - 1)))
 
 
 def _conv(op: Conv, form: Form, size: Size) -> Form:
@@ -124,8 +126,8 @@ def _conv(op: Conv, form: Form, size: Size) -> Form:
     count, rows = a.shape[1:-1], a.shape[-1]
     length = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(count, op.stride, op.kernel, op.dilation, strict=True)]
     starts = [w[0] * s - p[0] for w, s, p in zip(form.window, op.stride, op.padding, strict=True)]
-    buffer = np.zeros((op.groups, op.in_channels // op.groups, *length, rows))
-    weight = op.weight.astype(np.float64).reshape(op.groups, -1, op.weight.shape[1], *op.kernel)
+    buffer = np.zeros((op.groups, op.in_channels // op.groups, *length, rows), a.dtype)
+    weight = op.weight.astype(a.dtype).reshape(op.groups, -1, op.weight.shape[1], *op.kernel)
     flat = a.reshape(op.groups, weight.shape[1], prod(count) * rows)
     for tap, at in taps(op.kernel, op.stride, op.dilation, count):
         factor = np.ascontiguousarray(weight[(..., *tap)].swapaxes(1, 2))
@@ -144,10 +146,11 @@ def _turned(op: Conv, form: Form, size: Size) -> Form:
         window.append((first, last))
         pads.append((reach - (first - (o - p)), reach - ((e - p + reach) - last)))
     if any(q == p for p, q in window):
-        return Form(np.zeros((op.in_channels, *(q - p for p, q in window), form.coefficients.shape[-1])), tuple(window))
-    weight = np.flip(op.weight.astype(np.float64), tuple(range(2, op.weight.ndim))).swapaxes(0, 1)
+        size = tuple(q - p for p, q in window)
+        return Form(np.zeros((op.in_channels, *size, form.coefficients.shape[-1]), form.coefficients.dtype), tuple(window))
+    weight = np.flip(op.weight.astype(form.coefficients.dtype), tuple(range(2, op.weight.ndim))).swapaxes(0, 1)
     turned = Conv(np.ascontiguousarray(weight), None, 1, op.dilation, pads)
-    return Form(convolve(turned, form.coefficients).astype(np.float64), tuple(window))
+    return Form(convolve(turned, form.coefficients), tuple(window))
 
 
 def _transpose(op: ConvTranspose, form: Form, size: Size) -> Form:
@@ -161,17 +164,18 @@ def _transpose(op: ConvTranspose, form: Form, size: Size) -> Form:
     cut = (slice(None), *(slice(max(-lo, 0), n - max(-hi, 0)) for n, (lo, hi) in zip(a.shape[1:-1], pads, strict=True)))
     padded = np.pad(a[cut], [(0, 0), *((max(lo, 0), max(hi, 0)) for lo, hi in pads), (0, 0)])
     count = [q - p for p, q in window]
-    weight = op.weight.astype(np.float64).reshape(op.groups, -1, op.weight.shape[1], *op.kernel)
+    weight = op.weight.astype(a.dtype).reshape(op.groups, -1, op.weight.shape[1], *op.kernel)
     grouped = padded.reshape(op.groups, weight.shape[2], *padded.shape[1:])
-    out = np.zeros((op.groups, weight.shape[1], prod(count) * rows))
+    out = np.zeros((op.groups, weight.shape[1], prod(count) * rows), a.dtype)
     for tap, at in taps(op.kernel, op.stride, op.dilation, count):
         seen = grouped[(slice(None), slice(None), *at)].reshape(op.groups, grouped.shape[1], prod(count) * rows)
         out += weight[(..., *tap)] @ seen
     return Form(out.reshape(op.in_channels, *count, rows), tuple(window))
 
 
-def _dense(op: Dense, form: Form, size: Size) -> tuple[list[Form], F64]:
-    a, weight = form.coefficients, op.layer.weight.astype(np.float64)
+def _dense(op: Dense, form: Form, size: Size) -> tuple[list[Form], Reals]:
+    a = form.coefficients
+    weight = op.layer.weight.astype(a.dtype)
     if a.ndim == 2:
         return [Form(weight.T @ a, ())], op.layer.bias64 @ a
     start, stop = form.window[-1]
@@ -185,17 +189,17 @@ def _pool(op: Pool, form: Form, size: Size) -> Form:
     if op.kind != "avg":
         raise CannotInterpret("a maximum is not linear")
     at = tuple(slice(p, q) for p, q in form.window)
-    a = a / pool_count(op, size)[at][None, ..., None]
+    a = a / pool_count(op, size)[at][None, ..., None].astype(a.dtype)
     count, rows = a.shape[1:-1], a.shape[-1]
     length = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(count, op.stride, op.kernel, op.dilation, strict=True)]
-    buffer = np.zeros((a.shape[0], *length, rows))
+    buffer = np.zeros((a.shape[0], *length, rows), a.dtype)
     for _, window in taps(op.kernel, op.stride, op.dilation, count):
         buffer[(slice(None), *window)] += a
     starts = [w[0] * s - p[0] for w, s, p in zip(form.window, op.stride, op.padding, strict=True)]
     return clipped(buffer, starts, size)
 
 
-def _moved(op: Op, form: Form, sizes: Sequence[tuple[int, ...]]) -> tuple[list[Form], F64 | float]:
+def _moved(op: Op, form: Form, sizes: Sequence[tuple[int, ...]]) -> tuple[list[Form], Reals | float]:
     a, size, rows = form.coefficients, sizes[0][1:], form.coefficients.shape[-1]
     match op:
         case Flatten():
@@ -203,7 +207,7 @@ def _moved(op: Op, form: Form, sizes: Sequence[tuple[int, ...]]) -> tuple[list[F
             back = a.reshape(*order, rows)
             return [Form(back if op.order == "channels_first" else np.moveaxis(back, -2, 0), whole(size))], 0.0
         case Select():
-            back = np.zeros((sizes[0][0], *a.shape[1:]))
+            back = np.zeros((sizes[0][0], *a.shape[1:]), a.dtype)
             np.add.at(back, op.indices, a)
             return [Form(back, form.window)], 0.0
         case Slice():
@@ -229,7 +233,7 @@ def _upsample(op: Upsample, form: Form) -> Form:
     return Form(a, tuple(window))
 
 
-def _pad(op: Pad, form: Form, size: tuple[int, ...]) -> tuple[list[Form], F64]:
+def _pad(op: Pad, form: Form, size: tuple[int, ...]) -> tuple[list[Form], Reals]:
     a, before = form.coefficients, op.channels[0]
     total = a.sum(axis=tuple(range(a.ndim - 1)))
     starts = [w[0] - p[0] for w, p in zip(form.window, op.pads, strict=True)]

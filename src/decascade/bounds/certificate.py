@@ -53,7 +53,9 @@ class ActivationRecord:
     """One activation: per channel the bounds of its input over all positions, the regime it is proved to stay in
     (index into `regimes`, −1 for none) and its status; and how many neurons (channels × positions) are in which status.
 
-    `margin`: the least distance of a proved channel's bounds from the end of its regime.
+    `margin`: the least distance of a proved channel's bounds from the end of its regime.  `classes`: how many channels ×
+    classes of positions are in which status; over a box that is the same everywhere these are the neurons that differ, as all
+    positions of a class see the same up to a shift of the picture (see `geometry`).
     """
 
     node: str
@@ -67,6 +69,7 @@ class ActivationRecord:
     neurons: Mapping[str, int]
     margin: float | None
     witnesses: tuple[Witness, ...] = ()
+    classes: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def channels(self) -> int:
@@ -87,7 +90,7 @@ class ActivationRecord:
     def facts(self) -> dict[str, Any]:
         return {
             "node": self.node, "layers": list(self.layers), "kind": self.kind, "regimes": list(self.regimes),
-            "channels": self.counts, "neurons": dict(self.neurons), "margin": self.margin,
+            "channels": self.counts, "neurons": dict(self.neurons), "classes": dict(self.classes), "margin": self.margin,
             "regime": self.regime.tolist(), "status": [str(s) for s in self.status],
             "lo": _numbers(self.lo), "hi": _numbers(self.hi),
             "witnesses": [{"channel": w.channel, "values": list(w.values), "positions": [list(p) for p in w.positions],
@@ -125,9 +128,17 @@ class Certificate:
             total.update(a.neurons)
         return dict(total)
 
+    @property
+    def classes(self) -> dict[str, int]:
+        """Channels × classes of positions of all activations per status."""
+        total: Counter[str] = Counter()
+        for a in self.activations:
+            total.update(a.classes)
+        return dict(total)
+
     def decided(self, of: str = "channels") -> float:
-        """The share of channels (or "neurons") that is proven or witnessed; 1 where there is none."""
-        counts = self.channels if of == "channels" else self.neurons
+        """The share of channels (or "neurons", or "classes") that is proven or witnessed; 1 where there is none."""
+        counts = self.channels if of == "channels" else self.neurons if of == "neurons" else self.classes
         total = sum(counts.values())
         return 1.0 if not total else 1 - counts.get(Status.OPEN, 0) / total
 
@@ -140,7 +151,8 @@ class Certificate:
         """The certificate as JSON values; the witness inputs themselves stay out."""
         return {
             "tier": self.tier, "box": dict(self.box), "analysed": {k: list(v) for k, v in self.analysed.items()},
-            "seconds": self.seconds, "channels": self.channels, "neurons": self.neurons, "samples": self.samples,
+            "seconds": self.seconds, "channels": self.channels, "neurons": self.neurons, "classes": self.classes,
+            "samples": self.samples,
             "notes": list(self.notes), "activations": [a.facts() for a in self.activations],
         }
 

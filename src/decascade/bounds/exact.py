@@ -1,37 +1,38 @@
-"""One neuron decided exactly: a mixed-integer linear program over its receptive field (Tjeng et al. 2019), by HiGHS.
+"""The lowest value of one neuron: a mixed-integer linear program over its receptive field (Tjeng et al. 2019), by HiGHS.
 
 Every piecewise-linear activation is an affine function plus Σ Δslope_k·relu(z − t_k) over its breakpoints t_k; each of
-these ReLUs, where its argument may have both signs, takes one binary variable.  Entries that bounds show to stay in one
-regime are substituted.  The float32 slack of the operations in between widens every equality (see `interval`).
+these ReLUs, where its argument may have both signs, takes one variable r between max(0, z − t) and its chord, and, near
+the neuron in question, a binary one that makes it exact.  Entries that bounds show to stay in one regime are
+substituted.  The float32 slack of the operations in between widens every equality (see `interval`).
 
-HiGHS works with tolerances (1e-6 on integers, 1e-7 on constraints): a proof is taken only where the program is
-infeasible beyond `GUARD` of the neuron's range, which is far more.
+HiGHS works with tolerances (1e-6 on integers, 1e-7 on constraints): what it returns is lowered by `GUARD` of the neuron's
+range, which is far more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import pairwise
-from math import isfinite
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from decascade.bounds.adjoint import Form, merged, pull
 from decascade.bounds.backward import Tracer
-from decascade.bounds.forward import is_linear
-from decascade.bounds.regimes import Regime, regime_of, regimes
+from decascade.bounds.forward import column, is_linear
+from decascade.bounds.regimes import regime_of, regimes
 from decascade.errors import CannotInterpret
 from decascade.ir.graph import Node
 from decascade.ir.ops import Activation
 
 F64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
 GUARD = 1e-4
-"""Share of a neuron's range by which it must stay away from the threshold."""
-MOST_BINARIES = 600
+"""Share of a neuron's range by which every answer is widened."""
+MOST_COLUMNS = 6000
 MOST_ENTRIES = 2_000_000
 
 Index = tuple[int, ...]
@@ -39,66 +40,91 @@ Index = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """`proved`: the neuron stays beyond the threshold.  `inputs`: otherwise, where the solver found it going below."""
+    """`bound`: the neuron, times the direction, is nowhere lower; −∞ where nothing was found out.  `settled`: it was asked
+    whether the neuron gets past a value, and it does not.  `inputs`: where the solver found it lowest, NaN where that does
+    not matter.  `ended`: the solver came to the end; all else is what it knew when the time was up."""
 
-    verdict: Literal["proved", "found", "unknown"]
+    bound: float
+    settled: bool = False
+    ended: bool = False
     inputs: Mapping[str, F64] | None = None
 
 
 @dataclass(eq=False)
 class _Program:
-    """Columns (with bounds and integrality) and rows lo ≤ a·x ≤ hi, as lists."""
+    """Columns (with bounds and integrality) and rows lo ≤ a·x ≤ hi, as they come."""
 
-    lower: list[float] = field(default_factory=list[float])
-    upper: list[float] = field(default_factory=list[float])
-    integer: list[int] = field(default_factory=list[int])
-    entries: list[tuple[int, int, float]] = field(default_factory=list[tuple[int, int, float]])
-    low: list[float] = field(default_factory=list[float])
-    high: list[float] = field(default_factory=list[float])
+    lower: list[F64] = field(default_factory=list[F64])
+    upper: list[F64] = field(default_factory=list[F64])
+    integer: list[NDArray[np.bool_]] = field(default_factory=list[NDArray[np.bool_]])
+    entries: list[tuple[Ints, Ints, F64]] = field(default_factory=list[tuple[Ints, Ints, F64]])
+    low: list[F64] = field(default_factory=list[F64])
+    high: list[F64] = field(default_factory=list[F64])
+    width: int = 0
+    height: int = 0
+    binaries: int = 0
 
-    def column(self, lo: float, hi: float, integer: bool = False) -> int:
+    def columns(self, lo: F64, hi: F64, integer: bool = False) -> Ints:
+        """New columns, and their numbers."""
         self.lower.append(lo)
         self.upper.append(hi)
-        self.integer.append(int(integer))
-        return len(self.lower) - 1
+        self.integer.append(np.full(len(lo), integer))
+        self.width += len(lo)
+        self.binaries += integer * len(lo)
+        if self.width > MOST_COLUMNS:
+            raise CannotInterpret("too many unstable neurons")
+        return np.arange(self.width - len(lo), self.width)
 
-    def row(self, terms: Mapping[int, float], lo: float, hi: float) -> None:
-        self.entries += [(len(self.low), c, a) for c, a in terms.items() if a]
-        self.low.append(lo)
-        self.high.append(hi)
+    def rows(self, terms: Sequence[tuple[Ints, Ints, F64]], low: F64, high: F64) -> None:
+        """New rows; `terms` are (row counted from the first new one, column, factor)."""
+        self.entries += [(rows + self.height, columns, factors) for rows, columns, factors in terms]
+        self.low.append(low)
+        self.high.append(high)
+        self.height += len(low)
 
 
 @dataclass(eq=False)
-class _Neuron:
-    """The columns of one neuron's argument and of its relu(z − t) parts, with what the activation makes of them."""
+class _Made:
+    """The entries of one tensor as Σ factor·column + shift: arrays (parts, C, *S), and whether an entry was made."""
 
-    terms: dict[int, float]
-    shift: float
+    columns: Ints
+    factors: F64
+    shift: F64
+    there: NDArray[np.bool_]
+
+    @staticmethod
+    def of(shape: tuple[int, ...], parts: int) -> _Made:
+        return _Made(np.zeros((parts, *shape), np.int64), np.zeros((parts, *shape)), np.zeros(shape), np.zeros(shape, np.bool_))
 
 
-def lowest_reaches(
-    tracer: Tracer, tensor: str, channel: int, position: Index, threshold: float, direction: int, seconds: float
+def lowest(
+    tracer: Tracer, tensor: str, channel: int, position: Index, direction: int, seconds: float,
+    past: float | None = None, binaries: int = 600,
 ) -> Answer:
-    """Whether direction · neuron stays above direction · threshold on the whole box.
+    """The lowest value of direction · neuron over the box, or a bound on it.
 
-    "unknown" where the program is too large, the time is not enough, or an operation has no such form.
+    `past`: only whether it gets to that value or below.  `binaries`: how many neurons, the nearest first, are exact; the
+    rest are between a ReLU and its chord.
     """
     shape = tracer.shape(tensor)
     seed = np.zeros((shape[0], *(1,) * len(position), 1))
     seed[channel] = direction
     try:
-        build = _Build(tracer)
-        row, shift, error = build.rows(tensor, Form(seed, tuple((p, p + 1) for p in position)))
-        terms = build.columns(row)[0]
+        build = _Build(tracer, binaries)
+        forms, shift, error = build.rows(tensor, Form(seed, tuple((p, p + 1) for p in position)))
+        (_, columns, factors), constant = build.terms(forms)
+        build.finish()
     except CannotInterpret:
-        return Answer("unknown")
-    bounds = tracer.bounds[tensor]
-    scale = max(abs(float(bounds.lo[(channel, *position)])), abs(float(bounds.hi[(channel, *position)])), 1e-9)
-    if not isfinite(scale):
-        return Answer("unknown")
-    limit = direction * threshold + GUARD * scale - float(shift[0]) + float(error[0])
-    build.program.row(terms, -np.inf, limit)
-    return _solve(build, terms, seconds)
+        return Answer(-np.inf)
+    bounds, at = tracer.bounds[tensor], (channel, *position)
+    scale = max(abs(float(bounds.lo[at])), abs(float(bounds.hi[at])), 1e-9)
+    if not np.isfinite(scale):
+        return Answer(-np.inf)
+    rest = float(shift[0] - error[0] + constant[0]) - GUARD * scale
+    if past is not None:
+        zero = np.zeros(len(columns), np.int64)
+        build.program.rows([(zero, columns, factors)], np.array([-np.inf]), np.array([past - rest]))
+    return _solve(build, columns, factors, rest, seconds, past)
 
 
 @dataclass(eq=False)
@@ -106,10 +132,12 @@ class _Build:
     """A program that grows backwards from the neuron in question."""
 
     tracer: Tracer
+    binaries: int
     program: _Program = field(default_factory=_Program)
-    inputs: dict[str, dict[Index, int]] = field(default_factory=dict[str, dict[Index, int]])
-    neurons: dict[str, dict[Index, _Neuron]] = field(default_factory=dict[str, dict[Index, _Neuron]])
-    stable: dict[str, NDArray[np.int8]] = field(default_factory=dict[str, NDArray[np.int8]])
+    made: dict[str, _Made] = field(default_factory=dict[str, _Made])
+    waiting: dict[str, list[Ints]] = field(default_factory=dict[str, list[Ints]])
+    stable: dict[str, tuple[F64, F64, NDArray[np.bool_]]] = field(
+        default_factory=dict[str, tuple[F64, F64, NDArray[np.bool_]]])
 
     def rows(self, tensor: str, seed: Form) -> tuple[dict[str, Form], F64, F64]:
         """A form traced to inputs and to activations that are not stable: the forms there, the constants, the errors."""
@@ -135,125 +163,153 @@ class _Build:
         return {**leaves, **forms}, shift, error
 
     def _split(self, node: Node, form: Form, leaves: dict[str, Form]) -> tuple[list[Form], F64]:
-        op, a = node.op, form.coefficients
-        assert isinstance(op, Activation)
-        source = self.tracer.bounds[node.inputs[0]]
-        pieces = regimes(op, len(source.lo))
-        if node.output not in self.stable:
-            self.stable[node.output] = regime_of(pieces, source.lo, source.hi)
-        stable = self.stable[node.output][form.where]
-        slope, shift = np.zeros(stable.shape), np.zeros(stable.shape)
-        for i, piece in enumerate(pieces):
-            if piece.slope is not None:
-                rows = np.broadcast_to(piece.slope.reshape(-1, *(1,) * (stable.ndim - 1)), stable.shape)
-                slope = np.where(stable == i, rows, slope)
-                shift = np.where(stable == i, piece.shift, shift)
-        leaf = Form(np.where((stable < 0)[..., None], a, 0.0), form.window)
+        """Stable entries go on as slope·x + shift; the others stay as leaves."""
+        a, at = form.coefficients, form.where
+        slope, shift, free = self._regime(node)
+        leaf = Form(np.where(free[at][..., None], a, 0.0), form.window)
         leaves[node.output] = merged(leaves[node.output], leaf) if node.output in leaves else leaf
-        return [Form(a * slope[..., None], form.window)], np.tensordot(shift, a, shift.ndim)
+        return [Form(a * slope[at][..., None], form.window)], np.tensordot(shift[at], a, len(at))
 
-    def columns(self, forms: Mapping[str, Form]) -> list[dict[int, float]]:
-        """Per row the columns of its forms; columns are made where they are missing.  Constants join a fixed column."""
-        count = next(iter(forms.values())).coefficients.shape[-1]
-        rows: list[dict[int, float]] = [{} for _ in range(count)]
+    def _regime(self, node: Node) -> tuple[F64, F64, NDArray[np.bool_]]:
+        """Slope and shift (C, *S) of an activation where it is stable, zero elsewhere; and where it is not."""
+        if node.output not in self.stable:
+            assert isinstance(node.op, Activation)
+            source = self.tracer.bounds[node.inputs[0]]
+            pieces = regimes(node.op, len(source.lo))
+            index = regime_of(pieces, source.lo, source.hi)
+            slope, shift = np.zeros(index.shape), np.zeros(index.shape)
+            for i, piece in enumerate(pieces):
+                if piece.slope is not None:
+                    slope = np.where(index == i, column(piece.slope, index.ndim), slope)
+                    shift = np.where(index == i, piece.shift, shift)
+            self.stable[node.output] = slope, shift, index < 0
+        return self.stable[node.output]
+
+    def terms(self, forms: Mapping[str, Form]) -> tuple[tuple[Ints, Ints, F64], F64]:
+        """(row, column, factor) of the forms' rows, and the constants; columns are made where they are missing."""
+        rows, columns, factors = list[Ints](), list[Ints](), list[F64]()
+        constant = np.zeros(next(iter(forms.values())).coefficients.shape[-1])
         for name, form in forms.items():
-            used = np.argwhere(np.any(form.coefficients != 0, axis=-1))
-            inside = [tuple(int(i) for i in at) for at in used]
-            found = [(at, (at[0], *(p + w[0] for p, w in zip(at[1:], form.window, strict=True)))) for at in inside]
-            made = self._made(name, [where for _, where in found])
-            for at, where in found:
-                for row, a in zip(rows, form.coefficients[at], strict=True):
-                    if a:
-                        for column, factor in made[where].terms.items():
-                            row[column] = row.get(column, 0.0) + a * factor
-        return rows
+            used = np.any(form.coefficients != 0, axis=-1)
+            if not used.any():
+                continue
+            made = self._made(name, form, used)
+            here = (made.columns[(slice(None), *form.where)], made.factors[(slice(None), *form.where)])
+            constant += np.tensordot(np.where(used, made.shift[form.where], 0.0), form.coefficients, used.ndim)
+            *at, row = np.nonzero(form.coefficients)
+            a = form.coefficients[(*at, row)]
+            for columns_of, factors_of in zip(*here, strict=True):
+                rows.append(row)
+                columns.append(columns_of[tuple(at)])
+                factors.append(a * factors_of[tuple(at)])
+        if not rows:
+            return (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)), constant
+        return (np.concatenate(rows), np.concatenate(columns), np.concatenate(factors)), constant
 
-    def _made(self, name: str, wanted: list[Index]) -> dict[Index, _Neuron]:
-        known = self.neurons.setdefault(name, {})
-        missing = [w for w in wanted if w not in known]
-        node = self.tracer.graph.producer.get(name)
+    def _made(self, name: str, form: Form, used: NDArray[np.bool_]) -> _Made:
+        """The tensor's entries, with those that are used there."""
+        node, shape = self.tracer.graph.producer.get(name), self.tracer.shape(name)
+        pieces = 1 if node is None or not isinstance(node.op, Activation) else len(regimes(node.op, shape[0]))
+        made = self.made.setdefault(name, _Made.of(shape, max(pieces, 1)))
+        wanted = np.zeros(shape, np.bool_)
+        wanted[form.where] = used
+        missing = np.nonzero(wanted & ~made.there)
+        if len(missing[0]):
+            self._columns(name, node, made, missing)
+            made.there |= wanted
+        return made
+
+    def _columns(self, name: str, node: Node | None, made: _Made, at: tuple[Ints, ...]) -> None:
+        """Columns of some entries: of inputs, or z of unstable neurons and a relu(z − t) per breakpoint."""
+        bounds = self.tracer.bounds[name if node is None else node.inputs[0]]
+        lo, hi = bounds.lo[at], bounds.hi[at]
+        made.columns[(0, *at)] = z = self.program.columns(lo, hi)
+        made.factors[(0, *at)] = 1
         if node is None:
-            bounds = self.tracer.bounds[name]
-            for where in missing:
-                column = self.program.column(float(bounds.lo[where]), float(bounds.hi[where]))
-                self.inputs.setdefault(name, {})[where] = column
-                known[where] = _Neuron({column: 1.0}, 0.0)
-        elif missing:
-            if not isinstance(node.op, Activation):
-                raise CannotInterpret(f"{node.name} has no piecewise-linear form")
-            self._neurons(node, missing, known)
-        return known
+            return
+        pieces = regimes(node.op, len(bounds.lo)) if isinstance(node.op, Activation) else ()
+        slopes = [p.slope[at[0]] for p in pieces if p.slope is not None]
+        if not pieces or len(slopes) < len(pieces) or not (np.isfinite(lo) & np.isfinite(hi)).all():
+            raise CannotInterpret(f"{node.name} is curved, or not bounded")
+        made.factors[(0, *at)], made.shift[at] = slopes[0], pieces[0].shift
+        for i, ((_, after), (s, t)) in enumerate(zip(pairwise(pieces), pairwise(slopes), strict=True), start=1):
+            made.columns[(i, *at)] = self._relus(z, lo - after.lo, hi - after.lo, after.lo)
+            made.factors[(i, *at)] = t - s
+        self.waiting.setdefault(name, []).append(np.stack(at))
 
-    def _neurons(self, node: Node, missing: list[Index], known: dict[Index, _Neuron]) -> None:
-        """Columns of neurons that are not stable: z, and a relu(z − t) per breakpoint that lies within its bounds."""
-        op, bounds = node.op, self.tracer.bounds[node.inputs[0]]
-        assert isinstance(op, Activation)
-        pieces = regimes(op, len(bounds.lo))
-        if any(p.slope is None for p in pieces) or sum(self.program.integer) + len(missing) > MOST_BINARIES:
-            raise CannotInterpret(f"{node.name} is curved, or too many of its neurons are unstable")
-        window = tuple((min(p), max(p) + 1) for p in zip(*(w[1:] for w in missing), strict=True))
-        seed = np.zeros((len(bounds.lo), *(b - a for a, b in window), len(missing)))
-        if seed.size > MOST_ENTRIES:
-            raise CannotInterpret(f"{node.name} has too many unstable neurons")
-        for n, where in enumerate(missing):
-            seed[(where[0], *(p - w[0] for p, w in zip(where[1:], window, strict=True)), n)] = 1
-        forms, shift, error = self.rows(node.inputs[0], Form(seed, window))
-        for where, terms, constant, e in zip(missing, self.columns(forms), shift, error, strict=True):
-            lo, hi = float(bounds.lo[where]), float(bounds.hi[where])
-            if not (isfinite(lo) and isfinite(hi)):
-                raise CannotInterpret(f"{node.name} is not bounded")
-            z = self.program.column(lo, hi)
-            self.program.row({**{c: -a for c, a in terms.items()}, z: 1.0}, constant - e, constant + e)
-            known[where] = self._activated(pieces, where[0], z, lo, hi)
+    def finish(self) -> None:
+        """The rows z = Σ of all neurons that have columns, last layer first, so that each layer is met once."""
+        for node in reversed(self.tracer.graph.nodes):
+            if node.output not in self.waiting:
+                continue
+            entries = np.concatenate(self.waiting.pop(node.output), axis=1)
+            for position in np.unique(entries[1:], axis=1).T if len(entries) > 1 else np.zeros((1, 0), np.int64):
+                here = (entries[1:] == position[:, None]).all(axis=0)
+                self._arguments(node, entries[0, here], tuple(int(p) for p in position))
 
-    def _activated(self, pieces: tuple[Regime, ...], channel: int, z: int, lo: float, hi: float) -> _Neuron:
-        first = pieces[0]
-        assert first.slope is not None
-        terms, one = {z: float(first.slope[channel])}, self._one()
-        terms[one] = first.shift
-        for before, after in pairwise(pieces):
-            assert before.slope is not None
-            assert after.slope is not None
-            t, change = after.lo, float(after.slope[channel] - before.slope[channel])
-            if t <= lo:
-                terms[z] += change
-                terms[one] -= change * t
-            elif t < hi:
-                r, d = self.program.column(0.0, hi - t), self.program.column(0, 1, integer=True)
-                # r = relu(z − t): r ≥ z − t, r ≤ z − t + (t − lo)(1 − d), r ≤ (hi − t)·d
-                self.program.row({r: 1.0, z: -1.0}, -t, np.inf)
-                self.program.row({r: 1.0, z: -1.0, d: t - lo}, -np.inf, -lo)
-                self.program.row({r: 1.0, d: t - hi}, -np.inf, 0.0)
-                terms[r] = terms.get(r, 0.0) + change
-        return _Neuron(terms, 0.0)
+    def _arguments(self, node: Node, channels: Ints, position: Index) -> None:
+        n = len(channels)
+        seed = np.zeros((self.tracer.shape(node.output)[0], *(1,) * len(position), n))
+        seed[(channels, *(0,) * len(position), np.arange(n))] = 1
+        forms, shift, error = self.rows(node.inputs[0], Form(seed, tuple((p, p + 1) for p in position)))
+        (rows, columns, factors), constant = self.terms(forms)
+        z, middle = self.made[node.output].columns[(0, channels, *position)], shift + constant
+        self.program.rows([(rows, columns, -factors), (np.arange(n), z, np.ones(n))], middle - error, middle + error)
 
-    def _one(self) -> int:
-        constants = self.inputs.setdefault("", {})
-        if () not in constants:
-            constants[()] = self.program.column(1.0, 1.0)
-        return constants[()]
+    def _relus(self, z: Ints, lo: F64, hi: F64, t: float) -> Ints:
+        """Columns for relu(z − t), lo ≤ z − t ≤ hi: exact ones for those whose chord is farthest off, as many as may be."""
+        off = np.where((lo < 0) & (hi > 0), -lo * hi / np.maximum(hi - lo, 1e-300), -1.0)
+        order = np.argsort(-off, kind="stable")
+        exact = np.zeros(len(z), np.bool_)
+        exact[order[: max(self.binaries - self.program.binaries, 0)]] = True
+        exact &= off > 0
+        found = np.empty(len(z), np.int64)
+        for pick in (exact, ~exact):
+            if pick.any():
+                found[pick] = self._relu(z[pick], lo[pick], hi[pick], t, bool(exact[pick][0]))
+        return found
+
+    def _relu(self, z: Ints, lo: F64, hi: F64, t: float, exact: bool) -> Ints:
+        """r = relu(z − t), lo ≤ z − t ≤ hi: r ≥ z − t and r ≤ (z − t − lo)·hi/(hi − lo), or with a binary d instead
+        r ≤ z − t − lo(1 − d) and r ≤ hi·d."""
+        n, p = len(z), self.program
+        every, one, low, high = np.arange(n), np.ones(n), np.minimum(lo, 0), np.maximum(hi, 0)
+        r = p.columns(np.zeros(n), high)
+        p.rows([(every, r, one), (every, z, -one)], np.full(n, -t), np.full(n, np.inf))
+        if exact:
+            d = p.columns(np.zeros(n), one, integer=True)
+            p.rows([(every, r, one), (every, z, -one), (every, d, -low)], np.full(n, -np.inf), -low - t)
+            p.rows([(every, r, one), (every, d, -high)], np.full(n, -np.inf), np.zeros(n))
+        else:
+            steep = high / np.maximum(high - low, 1e-300)
+            p.rows([(every, r, one), (every, z, -steep)], np.full(n, -np.inf), -steep * (low + t))
+        return r
 
 
-def _solve(build: _Build, objective: Mapping[int, float], seconds: float) -> Answer:
+def _solve(build: _Build, columns: Ints, factors: F64, rest: float, seconds: float, past: float | None) -> Answer:
     optimize: Any = import_module("scipy.optimize")
     sparse: Any = import_module("scipy.sparse")
     p = build.program
-    rows, columns, values = zip(*p.entries, strict=True) if p.entries else ((), (), ())
-    matrix = sparse.csr_array((values, (rows, columns)), shape=(len(p.low), len(p.lower)))
-    cost = np.zeros(len(p.lower))
-    for column, a in objective.items():
-        cost[column] = a
+    none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    rows, cols, values = zip(none, *p.entries, strict=True)
+    entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))
+    matrix = sparse.csr_array(entries, shape=(p.height, p.width))
+    cost = np.zeros(p.width)
+    np.add.at(cost, columns, factors)
+    low, high, lower, upper = (np.concatenate(a) if a else np.zeros(0) for a in (p.low, p.high, p.lower, p.upper))
     found = optimize.milp(
-        cost, integrality=np.array(p.integer), bounds=optimize.Bounds(np.array(p.lower), np.array(p.upper)),
-        constraints=optimize.LinearConstraint(matrix, np.array(p.low), np.array(p.high)),
-        options={"time_limit": max(seconds, 0.05)},
+        cost, integrality=np.concatenate(p.integer).astype(np.int64), bounds=optimize.Bounds(lower, upper),
+        constraints=optimize.LinearConstraint(matrix, low, high), options={"time_limit": max(seconds, 0.05)},
     )
-    if found.status == 2:
-        return Answer("proved")
+    if found.status == 2 and past is not None:
+        return Answer(past, settled=True, ended=True)
+    dual = found.mip_dual_bound if p.binaries else found.fun if found.status == 0 else None
+    bound = -np.inf if dual is None or not np.isfinite(dual) else float(dual) + rest
+    settled, ended = past is not None and bound > past, found.status == 0
     if found.x is None:
-        return Answer("unknown")
-    inputs = {name: np.full(build.tracer.shape(name), np.nan) for name in build.inputs if name}
+        return Answer(bound, settled, ended)
+    inputs = {name: np.full(build.tracer.shape(name), np.nan) for name in build.made if name in build.tracer.graph.inputs}
     for name, array in inputs.items():
-        for where, column in build.inputs[name].items():
-            array[where] = found.x[column]
-    return Answer("found", inputs)
+        there = build.made[name].there
+        array[there] = found.x[build.made[name].columns[0][there]]
+    return Answer(bound, settled, ended, inputs)

@@ -1,7 +1,8 @@
 """What inputs have been seen to do to the activations: the regimes that each channel and neuron was taken to.
 
 Seen counts only beyond a margin, eight times the largest difference between float32 and float64 on the first batch.
-The inputs that stand for a channel are kept and, at the end, run again in both precisions (`Sightings.confirm`).
+The inputs that stand for a channel are kept and, at the end, run again in both precisions (`Sightings.confirm`).  Where
+keeping them would take more than `MOST_KEPT`, nothing more is noted of channels that none stands for yet.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from itertools import product
 from math import inf
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,25 +26,30 @@ from decascade.ir.ops import Activation
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+AT_ONCE = 32
+"""Inputs that are run together when they are confirmed."""
+MOST_KEPT = 2**29
+"""Bytes of inputs that are kept."""
 
 
 @dataclass(eq=False)
 class Seen:
     """One activation: `regimes` × channels × position classes, and per regime and channel the input that showed it.
 
-    `order` and `starts` sort the positions of each axis by class; `weight` counts the positions of a class in the
-    user's own picture; `spots` are the representatives, in the order of the classes' flat index.
+    `order` and `starts` sort the positions of each axis by class, `labels` numbers their classes; `weight` counts the
+    positions of a class in the user's own picture; `spots` are the representatives, in the order of the classes' flat index.
     """
 
     node: Node
     pieces: tuple[Regime, ...]
-    order: tuple[NDArray[np.int64], ...]
-    starts: tuple[NDArray[np.int64], ...]
-    weight: NDArray[np.int64]
+    order: tuple[Ints, ...]
+    starts: tuple[Ints, ...]
+    labels: tuple[Ints, ...]
+    weight: Ints
     spots: tuple[tuple[int, ...], ...]
     seen: Bools
-    sample: NDArray[np.int64]
-    position: NDArray[np.int64]
+    sample: Ints
+    position: Ints
     margin: float = inf
 
     @property
@@ -78,17 +85,28 @@ class Seen:
 
 @dataclass(eq=False)
 class Sightings:
-    """All activations of a graph, and the inputs that are kept as witnesses; inputs are (C, *S, N) per name."""
+    """All activations of a graph, and the inputs that are kept as witnesses; inputs are (C, *S, N) per name.
+
+    `pace`: seconds that one input takes through the whole graph in float32.
+    """
 
     graph: Graph
     seen: dict[str, Seen]
+    clock: Callable[[], float] = perf_counter
     kept: list[dict[str, Values]] = field(default_factory=list[dict[str, Values]])
     runs: int = 0
+    pace: float = 0.0
 
     def observe(self, inputs: Mapping[str, Values]) -> None:
         """Run a batch in float32 and note what it shows."""
         batch = {k: v.astype(np.float32) for k, v in inputs.items()}
-        run(self.graph, batch, self.watcher(batch))
+        see, start = self.watcher(batch), self.clock()
+        run(self.graph, batch, see)
+        self.pace = (self.clock() - start) / next(iter(batch.values())).shape[-1]
+
+    def to_confirm(self) -> float:
+        """Seconds that `confirm` will take: float64 is twice the work, and then some."""
+        return 3.5 * self.pace * len(self.kept)
 
     def watcher(self, batch: Mapping[str, Values]) -> Callable[[str, Values], None]:
         """Notes what a run of this float32 batch shows, tensor by tensor."""
@@ -132,10 +150,11 @@ class Sightings:
     def _note(self, s: Seen, x: Values, batch: Mapping[str, Values], ids: dict[int, int]) -> None:
         for i in range(len(s.pieces)):
             inside = s.inside(x, i)
-            s.seen[i] |= s.by_class(inside)
             fresh = (s.sample[i] < 0) & inside.reshape(len(inside), -1).any(axis=1)
             for c in np.flatnonzero(fresh):
                 self._keep(s, i, int(c), x[c], batch, ids)
+            stood_for = (s.sample[i] >= 0).reshape(-1, *(1,) * s.weight.ndim)
+            s.seen[i] |= s.by_class(inside) & stood_for
 
     def _keep(self, s: Seen, i: int, c: int, x: Values, batch: Mapping[str, Values], ids: dict[int, int]) -> None:
         """The entry deepest in the regime stands for it."""
@@ -144,6 +163,8 @@ class Sightings:
         at = np.unravel_index(int(depth.argmax()), depth.shape)
         n = int(at[-1])
         if n not in ids:
+            if sum(v[..., 0].nbytes for v in batch.values()) * (len(self.kept) + 1) > MOST_KEPT:
+                return
             ids[n] = len(self.kept)
             self.kept.append({k: v[..., n].copy() for k, v in batch.items()})
         s.sample[i, c] = ids[n]
@@ -152,8 +173,8 @@ class Sightings:
     def confirm(self) -> dict[str, list[Witness]]:
         """Run the kept inputs again in float32 and float64; what both do not show is taken back.  The witnesses left."""
         found: dict[str, dict[tuple[int, int], float]] = {name: {} for name in self.seen}
-        for start in range(0, len(self.kept), 32):
-            block = self.kept[start : start + 32]
+        for start in range(0, len(self.kept), AT_ONCE):
+            block = self.kept[start : start + AT_ONCE]
             both = [self._tensors({k: np.stack([b[k] for b in block], -1).astype(t) for k in block[0]})
                     for t in (np.float32, np.float64)]
             for name, s in self.seen.items():
@@ -199,18 +220,19 @@ def seen_of(node: Node, channels: int, axes: Axes, own: Axes) -> Seen:
     """Nothing seen yet; `axes` are the position classes where it is analysed, `own` those of the user's picture."""
     assert isinstance(node.op, Activation)
     pieces = regimes(node.op, channels)
-    order, starts, counts = list[Ints](), list[Ints](), list[Ints]()
+    order, starts, labels, counts = list[Ints](), list[Ints](), list[Ints](), list[Ints]()
     firsts = list[list[int]]()
     for axis, full in zip(axes, own, strict=True):
         sort = np.argsort(axis, kind="stable")
         kinds, first = np.unique(axis[sort], return_index=True)
         order.append(sort)
+        labels.append(np.searchsorted(kinds, axis))
         starts.append(first)
         counts.append(np.array([int((full == k).sum()) for k in kinds], np.int64))
         firsts.append([int(at[len(at) // 2]) for at in (np.flatnonzero(axis == k) for k in kinds)])
     weight = np.asarray(reduce(np.multiply.outer, counts, np.ones((), np.int64)))
     shape = (len(pieces), channels)
     return Seen(
-        node, pieces, tuple(order), tuple(starts), weight, tuple(product(*firsts)), np.zeros((*shape, *weight.shape), np.bool_),
-        np.full(shape, -1, np.int64), np.zeros((*shape, len(axes)), np.int64),
+        node, pieces, tuple(order), tuple(starts), tuple(labels), weight, tuple(product(*firsts)),
+        np.zeros((*shape, *weight.shape), np.bool_), np.full(shape, -1, np.int64), np.zeros((*shape, len(axes)), np.int64),
     )

@@ -1,0 +1,88 @@
+"""Gradients of neurons with respect to the inputs, many samples at once, in the samples' own precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from decascade.bounds.adjoint import Form, clipped, merged, pull
+from decascade.bounds.forward import Values, column, fit, is_linear, run, taps
+from decascade.bounds.regimes import value
+from decascade.ir.graph import Graph, Node
+from decascade.ir.ops import Activation, GlobalPool, Pool
+
+Watch = Callable[[str, Values], None]
+
+
+def gradient(
+    graph: Graph, inputs: Mapping[str, Values], name: str, seed: Callable[[Values], Form], watch: Watch
+) -> dict[str, Form]:
+    """Per sample the gradient of a form on a tensor with respect to the inputs.
+
+    `inputs` (C, *S, N).  `seed`: the form from the tensor's values, its last axis the sample axis.  `watch` is shown every
+    tensor on the way.
+    """
+    needed = {n.inputs[0] for n in graph.nodes if not is_linear(n.op)}
+    shapes, values = dict[str, tuple[int, ...]](), dict[str, Values]()
+
+    def see(tensor: str, x: Values) -> None:
+        watch(tensor, x)
+        shapes[tensor] = x.shape[:-1]
+        if tensor in needed or tensor == name:
+            values[tensor] = x
+
+    run(graph, inputs, see, stop_after=name)
+    forms = {name: seed(values[name])}
+    for node in reversed(graph.nodes):
+        if len(node.outputs) != 1 or node.output not in forms:
+            continue
+        form = forms.pop(node.output)
+        for source, back in zip(node.inputs, _back(node, form, shapes, values), strict=False):
+            forms[source] = merged(forms[source], back) if source in forms else back
+    return {n: forms[n] for n in graph.inputs if n in forms}
+
+
+def _back(node: Node, form: Form, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Values]) -> Sequence[Form]:
+    op, source = node.op, node.inputs[0] if node.inputs else ""
+    if is_linear(op):
+        return pull(op, form, [shapes[n] for n in node.inputs])[0]
+    if isinstance(op, Activation) and op.kind != "softmax":
+        return [Form(form.coefficients * slope(op, values[source][form.where]), form.window)]
+    if isinstance(op, (Pool, GlobalPool)):
+        return [_to_winner(op, form, values[source])]
+    return []
+
+
+def slope(op: Activation, x: Values) -> Values:
+    """The derivative of an activation, by a difference where it is not a ReLU's."""
+    if op.kind == "relu":
+        return (x > 0).astype(x.dtype)
+    if op.slope is not None:
+        return np.where(x > 0, x.dtype.type(1), column(op.slope.astype(x.dtype), x.ndim))
+    exact = x.astype(np.float64)
+    step = 1e-4 * (1 + np.abs(exact))
+    return ((value(op, exact + step) - value(op, exact - step)) / (2 * step)).astype(x.dtype)
+
+
+def _to_winner(op: Pool | GlobalPool, form: Form, x: Values) -> Form:
+    size, a = x.shape[1:-1], form.coefficients
+    if isinstance(op, GlobalPool):
+        a = a.reshape(a.shape[0], *(1,) * len(size), a.shape[-1])
+        form = Form(a, ((0, 1),) * len(size))
+        op = Pool("max", size, (1,) * len(size), ((0, 0),) * len(size), (1,) * len(size))
+    padded = fit(x, op.padding, -np.inf)
+    count = tuple((n - (k - 1) * d - 1) // s + 1 for n, k, d, s in zip(
+        padded.shape[1:-1], op.kernel, op.dilation, op.stride, strict=True))
+    cuts = list(taps(op.kernel, op.stride, op.dilation, count))
+    winner = np.stack([padded[(slice(None), *at)] for _, at in cuts]).argmax(axis=0)[form.where]
+    lengths = [(q - p - 1) * s + (k - 1) * d + 1
+               for (p, q), s, k, d in zip(form.window, op.stride, op.kernel, op.dilation, strict=True)]
+    buffer = np.zeros((a.shape[0], *lengths, a.shape[-1]), a.dtype)
+    for i, (_, at) in enumerate(taps(op.kernel, op.stride, op.dilation, a.shape[1:-1])):
+        buffer[(slice(None), *at)] += np.where(winner == i, a, a.dtype.type(0))
+    starts = [w[0] * s - p[0] for w, s, p in zip(form.window, op.stride, op.padding, strict=True)]
+    return clipped(buffer, starts, size)
+
+
+__all__ = ["Watch", "gradient", "slope"]

@@ -1,0 +1,162 @@
+"""Bounds beyond intervals, stage by stage: backward linear ones of whole layers, then programs of single neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from decascade.bounds.backward import Tracer, neuron_bounds
+from decascade.bounds.exact import lowest
+from decascade.bounds.sightings import Seen
+from decascade.bounds.work import F64, Work
+
+WHOLE = 0.04
+"""Of the time that is left, what a layer may take to have all its neurons bounded, not only the open ones."""
+PROGRAM, RANGE = 0.04, 0.01
+"""Of the time that is left, what one program may take that is to decide a neuron, or to give its range."""
+LAYER = 0.15
+"""Of the time, what the ranges of one layer may take."""
+BINARIES = 300
+"""Neurons that are exact in a program."""
+FUTILE = 8
+"""After so many neurons in a row without a result the rest of a layer is left as it is."""
+
+
+def linear(work: Work, until: float) -> None:
+    """Backward bounds of the neurons that intervals leave undecided, layer by layer, up to the last with an open one."""
+    order = list(work.seen.values())
+    for i, s in enumerate(order):
+        if work.left() < until or not any(work.open(w).any() for w in order[i:]):
+            return
+        work.progress("bounding activations", i / len(order))
+        if linear_layer(work, s, until, whole=WHOLE * work.left()):
+            work.settle()
+
+
+def linear_layer(work: Work, s: Seen, until: float, whole: float) -> bool:
+    """Bounds of one layer's open neurons; of all that are not proven, which helps what follows, where that takes less than
+    `whole` seconds.  Whether anything was bounded."""
+    if s.tensor in work.graph.inputs:
+        return False
+    tracer, start, done = Tracer(work.graph, work.bounds), work.clock(), 0
+    undecided, wanted = (a.reshape(len(a), -1) for a in (work.proven(s) < 0, work.open(s)))
+    weight, decided = s.weight.ravel(), 0
+    order: list[int] = np.argsort(-weight, kind="stable").tolist()
+    for k in order:
+        paid = done == 0 or (work.clock() - start) / done * int(undecided.any(axis=0).sum()) <= whole
+        channels = np.flatnonzero((undecided if paid else wanted)[:, k])
+        if not len(channels):
+            continue
+        if work.left() < until or (not paid and done >= FUTILE and not decided):
+            break
+        low, high = neuron_bounds(tracer, s.tensor, channels.tolist(), s.spots[k])
+        work.tighten(s, k, channels, low, high)
+        done += 1
+        decided += int(wanted[:, k].sum()) - int(work.open(s).reshape(wanted.shape)[:, k].sum())
+    return done > 0
+
+
+def programs(work: Work, until: float) -> bool:
+    """Single neurons as mixed-integer programs, early layers first: all that are not stable, while they are quick, for the sake
+    of what follows; then the open ones.  Whether any was decided."""
+    order, before = list(work.seen.values()), sum(work.count_open(s) for s in work.seen.values())
+    for i, s in enumerate(order):
+        ahead = order[i + 1 : i + 4]
+        if s.tensor in work.graph.inputs or not any(work.open(w).any() for w in ahead):
+            continue
+        work.progress("solving programs of single neurons", i / len(order))
+        if not _narrow(work, s, until + (1 - LAYER) * max(work.left() - until, 0)):
+            break
+        work.settle()
+        for w in ahead:
+            if linear_layer(work, w, until, whole=0.0):
+                work.settle()
+    for s in order:
+        if _decide(work, s, until):
+            work.settle()
+    return sum(work.count_open(s) for s in work.seen.values()) < before
+
+
+def _narrow(work: Work, s: Seen, until: float) -> bool:
+    """The exact ranges of neurons that are not stable, the largest classes first, until several in a row take too long.
+    Whether any became narrower."""
+    undecided, weight = (work.proven(s) < 0).reshape(len(s.seen[0]), -1), s.weight.ravel()
+    gained = vain = 0
+    for k in np.argsort(-weight, kind="stable").tolist():
+        for c in np.flatnonzero(undecided[:, k]).tolist():
+            if work.left() < until or vain >= FUTILE:
+                return gained > 0
+            done = _range(work, s, c, k, max(RANGE * work.left(), 0.2))
+            gained, vain = gained + done, 0 if done else vain + 1
+    return gained > 0
+
+
+def _range(work: Work, s: Seen, channel: int, k: int, seconds: float) -> bool:
+    """Both bounds of one neuron by a program.  Whether it came to an end, or made them narrower by a twentieth."""
+    lo, hi = (b.reshape(len(b), -1)[channel, k] for b in work.classed(s))
+    tracer = Tracer(work.graph, work.bounds)
+    low, high = (lowest(tracer, s.tensor, channel, s.spots[k], d, seconds, None, BINARIES) for d in (1, -1))
+    for answer in (low, high):
+        if answer.inputs is not None:
+            look(work, answer.inputs)
+    work.tighten(s, k, np.array([channel]), np.array([low.bound]), np.array([-high.bound]))
+    ended = low.ended and high.ended
+    return ended or bool(min(-high.bound, hi) - max(low.bound, lo) <= 0.95 * (hi - lo))
+
+
+def _decide(work: Work, s: Seen, until: float) -> bool:
+    """Whether open neurons get to regimes that they were not seen in, those first that bounds put nearest to a proof; each
+    may take its share of the time.  Whether any was decided."""
+    waiting = np.argwhere(work.open(s).reshape(len(s.seen[0]), -1))
+    ease = np.argsort([_excess(work, s, c, k) for c, k in waiting.tolist()], kind="stable")
+    decided = vain = 0
+    for n, (c, k) in enumerate(waiting[ease].tolist()):
+        if work.left() < until or vain >= FUTILE:
+            break
+        seconds = max(PROGRAM * work.left(), (work.left() - until) / (len(waiting) - n), 0.5)
+        done = _reach(work, s, c, k, seconds)
+        decided, vain = decided + done, 0 if done else vain + 1
+    return decided > 0
+
+
+def _sides(s: Seen, channel: int, k: int) -> list[tuple[int, float]]:
+    """Where a neuron may leave the regimes that it was seen in: upwards (−1, the direction whose lowest value is asked for)
+    and the end there, downwards (+1)."""
+    shown = np.flatnonzero(s.seen.reshape(*s.seen.shape[:2], -1)[:, channel, k])
+    found = list[tuple[int, float]]()
+    if not len(shown) or shown[-1] < len(s.pieces) - 1:
+        found.append((-1, s.pieces[int(shown[-1]) if len(shown) else 0].hi))
+    if len(shown) and shown[0] > 0:
+        found.append((1, s.pieces[int(shown[0])].lo))
+    return found
+
+
+def _excess(work: Work, s: Seen, channel: int, k: int) -> float:
+    """The share of a neuron's bounds that lies beyond the regimes that it was seen in."""
+    lo, hi = (float(b.reshape(len(b), -1)[channel, k]) for b in work.classed(s))
+    beyond = [hi - end if direction < 0 else end - lo for direction, end in _sides(s, channel, k)]
+    return max(beyond, default=0.0) / max(hi - lo, 1e-300)
+
+
+def _reach(work: Work, s: Seen, channel: int, k: int, seconds: float) -> bool:
+    """Whether one neuron is decided by programs."""
+    decided = True
+    for direction, end in _sides(s, channel, k):
+        past, tracer = direction * end, Tracer(work.graph, work.bounds)
+        answer = lowest(tracer, s.tensor, channel, s.spots[k], direction, seconds, past, BINARIES)
+        if answer.inputs is not None:
+            look(work, answer.inputs)
+        bound = np.array([max(answer.bound, past) if answer.settled else answer.bound])
+        low, high = (bound, np.array([np.inf])) if direction > 0 else (np.array([-np.inf]), -bound)
+        work.tighten(s, k, np.array([channel]), low, high)
+        decided &= answer.settled
+    return decided or not work.open(s).reshape(len(s.seen[0]), -1)[channel, k]
+
+
+def look(work: Work, inputs: Mapping[str, F64]) -> None:
+    """Run an input that a solver came up with; what it leaves open is in the middle of the box."""
+    middle = work.limits.at(lambda shape: np.full((*shape, 1), 0.5))
+    found = {n: np.where(np.isnan(x), middle[n][..., 0], x)[..., None] for n, x in inputs.items()}
+    work.sightings.observe({**middle, **work.limits.keep(found)})
+
