@@ -1,11 +1,11 @@
 """Every activation proved linear or shown not to be, over three boxes of inputs, on published networks.
 
-Per network and box: neurons and channels that are proven (they stay in one linear regime on the whole box), witnessed (inputs in
-the box take them out of it) or open, the share that is decided, and the seconds.  A channel is decided once all its neurons are
-proved, or one is witnessed; the count of neurons asks for a verdict on each position of each channel.  Layers 1 and 2: the
+Per network and box: neurons and channels that are proven (they stay in one linear regime on the whole box), witnessed (inputs
+in the box take them out of it) or open, the share that is decided, and the seconds.  A channel is decided once all its neurons
+are proved, or one is witnessed; the count of neurons asks for a verdict on each position of each channel.  Layers 1 and 2: the
 open neurons of the first two activations.
 
-    python benchmarks/decides_every_activation.py [--seconds 55] [--only NAME] [--box NAME] [--no-write]
+    python benchmarks/decides_every_activation.py [--seconds 58] [--only NAME] [--box NAME] [--no-write]
 
 One row at a time is written; an interrupted run goes on where it stopped, as long as the project's code is the same.
 """
@@ -83,10 +83,10 @@ def main() -> None:
 
 
 def report(state: Partial, rows: list[list[str]]) -> None:
-    header = ("network", "box", "channels: proven / witnessed / open", "decided", "neurons: proven / witnessed / open", "decided",
-              "open in layers 1 and 2", "CPU s", "wall s")
-    notes = ["Bold: less than 99 %. 2 cores, one of them used (one thread); the time limit is on the process's CPU time, so that"
-             " what else the machine does is left out. No calibration data were given."]
+    header = ("network", "box", "channels: proven / witnessed / open", "decided", "neurons: proven / witnessed / open",
+              "decided", "open in layers 1 and 2", "CPU s", "wall s")
+    notes = ["Bold: less than 99 %. 2 cores, one of them used (one thread); the time limit is on the process's CPU time, so"
+             " that what else the machine does is left out. No calibration data were given."]
     write_results(NAME, {"rows": state.done}, [("Activations that are proven or witnessed", header, rows)], notes)
 
 

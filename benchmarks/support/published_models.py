@@ -83,15 +83,14 @@ def _plain_resnet20(path: Any) -> Any:
     class Block(nn.Module):
         def __init__(self, inside: int, out: int) -> None:
             super().__init__()
-            self.stride = 1 if inside == out else 2
-            self.conv1, self.bn1 = nn.Conv2d(inside, out, 3, self.stride, 1, bias=False), nn.BatchNorm2d(out)
+            self.extra, stride = (out - inside) // 2, 1 if inside == out else 2
+            self.conv1, self.bn1 = nn.Conv2d(inside, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out)
             self.conv2, self.bn2 = nn.Conv2d(out, out, 3, 1, 1, bias=False), nn.BatchNorm2d(out)
 
         def forward(self, x: Any) -> Any:
             y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
-            if self.stride > 1:
-                extra = (y.shape[1] - x.shape[1]) // 2
-                x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, extra, extra))
+            if self.extra:
+                x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.extra, self.extra))
             return functional.relu(x + y)
 
     class Net(nn.Module):
