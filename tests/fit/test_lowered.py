@@ -489,3 +489,41 @@ def test_autocast_keeps_what_it_computed():
         assert found["b"].dtype == torch.bfloat16
         assert module.run({"b": found["b"]}, ("y",))["y"].dtype == torch.bfloat16
     assert module.run({"b": found["b"]}, ("y",))["y"].dtype == torch.float32
+
+
+class TestPairs:
+    """A grouped layer and the 1×1 layer behind it, run as one."""
+
+    @staticmethod
+    def pair(groups: int, each: int, times: int, biases: tuple[bool, bool], wanted: bool) -> tuple[Graph, np.ndarray]:
+        width, inner = groups * each, groups * times
+        first = Conv(
+            normal(inner, each, 3, 3), normal(inner, seed=1) if biases[0] else None,
+            stride=(2, 1), padding=((1, 1), (0, 1)), groups=groups,
+        )
+        second = Conv(normal(5, inner, 1, 1, seed=2), normal(5, seed=3) if biases[1] else None)
+        nodes = (Node("first", first, ("x",), ("y",)), Node("second", second, ("y",), ("z",)))
+        graph = Graph(nodes, ("x",), ("y", "z") if wanted else ("z",), {"x": Tensor("x", ("N", width, 7, 6))})
+        return infer_graph(graph), normal(2, width, 7, 6, seed=4)
+
+    @pytest.mark.parametrize("wanted", [False, True])
+    @pytest.mark.parametrize("biases", [(a, b) for a in (False, True) for b in (False, True)])
+    @pytest.mark.parametrize(("groups", "each", "times"), [(4, 1, 3), (3, 2, 2)])
+    def test_they_give_what_both_layers_give(self, groups, each, times, biases, wanted):
+        graph, x = self.pair(groups, each, times, biases, wanted)
+        assert bool(lowered.pairs(graph.nodes, graph.outputs)) is not wanted
+        made = Lowered(graph, "float64")
+        found = made.run({"x": torch.tensor(x)}, graph.outputs)
+        for name, value in run(graph, {"x": x}).items():
+            same(found[name], value, 9 * groups * each * times)
+
+    def test_gradients_reach_the_weights_of_both(self):
+        graph, x = self.pair(4, 1, 3, (True, True), False)
+        grads = list[list[np.ndarray]]()
+        for wanted in (("z",), ("y", "z")):
+            made = Lowered(graph, "float64")
+            made.run({"x": torch.tensor(x)}, wanted)["z"].square().sum().backward()
+            grads.append([p.grad.numpy() for p in made.module.parameters()])
+        assert len(grads[0]) == 4
+        for joint, apart in zip(*grads, strict=True):
+            np.testing.assert_allclose(joint, apart, rtol=1e-10, atol=1e-9)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.errors import CannotInterpret, GraphError, UsageError
 from decascade.fit.lowered_ops import Function, Step, load_torch, step_of, tensor_of
+from decascade.fit.lowered_pairs import composed, pairs
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import needed_nodes
 from decascade.ir.ops import Activation, Affine, BiasMap, Dense, Foreign, Op
@@ -233,7 +234,7 @@ def _module_class() -> type[Any]:
             key = (frozenset(given), tuple(wanted))
             plan = self.plans.get(key)
             if plan is None:
-                plan = self.plans[key] = _plan(self.graph, self.steps, self.names, *key)
+                plan = self.plans[key] = _plan(self.graph, self.steps, self.names, *key, self.dtype)
             values = {name: self.taken(name, tensor) for name, tensor in given.items()}
             held = {**self._parameters, **self._buffers, **weights}
             for call in plan:
@@ -261,7 +262,7 @@ def _module_class() -> type[Any]:
 
 def _plan(
     graph: Graph, steps: Mapping[str, Step], names: Mapping[str, Mapping[str, str]],
-    given: frozenset[str], wanted: tuple[str, ...],
+    given: frozenset[str], wanted: tuple[str, ...], dtype: Any,
 ) -> list[_Call]:
     for name in (*wanted, *given):
         if name not in graph.tensors:
@@ -269,14 +270,20 @@ def _plan(
     nodes = needed_nodes(graph, given, wanted)
     _check_meaning(nodes)
     uses = Counter(name for node in nodes for name in node.inputs)
-    plan = list[_Call]()
+    firsts, plan = pairs(nodes, wanted), list[_Call]()
+    joined = {first.name for first in firsts.values()}
     for node in nodes:
-        uses.subtract(node.inputs)
-        touched = dict.fromkeys((*node.inputs, *node.outputs))
+        if node.name in joined:
+            continue
+        step, inputs, attributes = steps[node.name], node.inputs, tuple(names[node.name].values())
+        function, first = step.function, firsts.get(node.name)
+        if first is not None:
+            function, inputs = composed(cast("Conv", first.op), cast("Conv", node.op), dtype), first.inputs
+            attributes = (*names[first.name].values(), *attributes)
+        uses.subtract(inputs)
+        touched = dict.fromkeys((*inputs, *node.outputs))
         done = tuple(name for name in touched if not uses[name] and name not in wanted)
-        attributes = tuple(names[node.name].values())
-        step = steps[node.name]
-        plan.append(_Call(node.name, step.function, node.inputs, attributes, node.outputs, step.several, done))
+        plan.append(_Call(node.name, function, inputs, attributes, node.outputs, step.several, done))
     return plan
 
 
