@@ -87,7 +87,7 @@ class Seen:
 class Sightings:
     """All activations of a graph, and the inputs that are kept as witnesses; inputs are (C, *S, N) per name.
 
-    `pace`: seconds that one input takes through the whole graph in float32.
+    `pace`: seconds that one input takes through the whole graph in float32, in a batch that makes good use of the machine.
     """
 
     graph: Graph
@@ -95,18 +95,18 @@ class Sightings:
     clock: Callable[[], float] = perf_counter
     kept: list[dict[str, Values]] = field(default_factory=list[dict[str, Values]])
     runs: int = 0
-    pace: float = 0.0
+    pace: float = inf
 
     def observe(self, inputs: Mapping[str, Values]) -> None:
         """Run a batch in float32 and note what it shows."""
         batch = {k: v.astype(np.float32) for k, v in inputs.items()}
         see, start = self.watcher(batch), self.clock()
         run(self.graph, batch, see)
-        self.pace = (self.clock() - start) / next(iter(batch.values())).shape[-1]
+        self.pace = min(self.pace, (self.clock() - start) / next(iter(batch.values())).shape[-1])
 
     def to_confirm(self) -> float:
         """Seconds that `confirm` will take: float64 is twice the work, and then some."""
-        return 3.5 * self.pace * len(self.kept)
+        return 3.5 * self.pace * len(self.kept) if self.kept else 0.0
 
     def watcher(self, batch: Mapping[str, Values]) -> Callable[[str, Values], None]:
         """Notes what a run of this float32 batch shows, tensor by tensor."""

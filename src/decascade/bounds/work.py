@@ -59,7 +59,7 @@ class Work:
         small, axes = smallest(graph, box, classes)
         bounds = propagate(small, box)
         seen = {n.name: seen_of(n, len(bounds[n.inputs[0]].lo), axes[n.inputs[0]], own[n.inputs[0]]) for n in nodes}
-        return Work(small, box, axes, bounds, Sightings(small, seen), Limits.of(small, box), deadline, clock, progress,
+        return Work(small, box, axes, bounds, Sightings(small, seen, clock), Limits.of(small, box), deadline, clock, progress,
                     np.random.default_rng(seed), thorough)
 
     @property
