@@ -435,7 +435,7 @@ def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     for quick in (True, False):
         seen.clear()
         ticks = iter([0, 1, 1, 2, *([2, 12, 12, 13] if quick else [2, 3, 3, 13])])
-        monkeypatch.setattr(module, "monotonic", lambda ticks=ticks: next(ticks))
+        monkeypatch.setattr(module, "process_time", lambda ticks=ticks: next(ticks))
         steps: list[bool] = []
 
         def counted(*args: Any, enabled: bool = True, steps: list[bool] = steps) -> Any:

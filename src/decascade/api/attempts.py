@@ -140,6 +140,11 @@ class Surveyed:
     def survey(self) -> Survey:
         return self.work.survey(self.progress, None if self.end is None else SURVEY * max(self.end - perf_counter(), 0.0))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the survey has to say, if there was one."""
+        return self.survey.notes if "survey" in vars(self) else ()
+
     def planned(self, goal: Goal, folder: RunFolder) -> Plan:
         """The plan for a speedup or a budget: the one in the run's folder, else a new one."""
         known = folder.plan()

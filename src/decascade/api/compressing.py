@@ -107,17 +107,17 @@ def compress(
     native = job.subject.format.write(job.subject.document, done.graph)
     if verify:
         _check(job, done, native, told)
-    report = _report(job, done, front, start)
+    report = _report(job, done, front, surveyed.notes, start)
     form, source = job.subject.format, job.subject.document.source
     return CompressResult(native, report, form, source, plan=done.plan, attempt=done, run=folder)
 
 
-def _report(job: Job, done: Attempt, front: tuple[FrontPoint, ...], start: float) -> Report:
+def _report(job: Job, done: Attempt, front: tuple[FrontPoint, ...], notes: tuple[str, ...], start: float) -> Report:
     work = job.work
     exact = merge_graph(work.original, Options(work.target))[1]
     rows = student_rows(work, done.plan, exact, done.graph, done.distilled is not None)
     cascades = tuple(without(exact, rows))
-    found = Found(done.graph, work.original, cascades, notes=(*job.notes, *done.notes))
+    found = Found(done.graph, work.original, cascades, notes=(*job.notes, *notes, *done.notes))
     facts = tuple(cascade_facts(row, work.target.unit, None) for row in cascades)
     report = make_report("compress", job.subject, found, work.target, facts, None, start)
     unit = " + ".join(dict.fromkeys("nats" if o.kind == "kl" else "share of variance" for o in work.outputs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import ceil
@@ -96,6 +96,14 @@ def supported(found: Iterable[Candidate], samples: int) -> list[Candidate]:
     return kept
 
 
+def needed(found: Iterable[Candidate]) -> int:
+    """The number of samples that the fits of all these candidates need."""
+    requests = {request: c.student.site.graph for c in found for request in c.student.requests()}
+    shapes = {id(graph): sizes_of(graph) for graph in {id(g): g for g in requests.values()}.values()}
+    each = [patches_per_unknown(request, shapes[id(graph)], 1) for request, graph in requests.items()]
+    return ceil(ENOUGH / min(each)) if each else 0
+
+
 def sizes_of(graph: Graph) -> dict[str, tuple[int, ...]]:
     """(C, *S) of the tensors whose sizes are all known."""
     found = dict[str, tuple[int, ...]]()
@@ -121,11 +129,15 @@ def passes(found: Sequence[Candidate], room: int = ROOM) -> Iterator[list[Candid
         yield now
 
 
-def fit_all(found: Iterable[Candidate], moments: Moments) -> Iterator[Fitted]:
+def fit_all(
+    found: Iterable[Candidate], moments: Moments, late: Callable[[], bool] = lambda: False,
+) -> Iterator[Fitted]:
     """The candidates with their weights, segment by segment; within a segment those on the same windows one after the other, so
-    that what is solved on a window is solved once."""
+    that what is solved on a window is solved once.  When it is `late`, a segment gets one."""
     for _, some in groupby(found, key=lambda c: c.student.site.segment):
-        for candidate in sorted(some, key=lambda c: c.student.requests()):
+        for i, candidate in enumerate(sorted(some, key=lambda c: c.student.requests())):
+            if i and late():
+                break
             yield Fitted(candidate, candidate.student.fit(moments))
 
 

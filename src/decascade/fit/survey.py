@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 from time import monotonic
 from typing import Any, Protocol
 
 from decascade.cost import Cost, Target
 from decascade.errors import UsageError
 from decascade.fit.assemble import runner
-from decascade.fit.candidates import Candidate, Fitted, candidates, fit_all, passes, sizes_of, supported, thinned
+from decascade.fit.candidates import Candidate, Fitted, candidates, fit_all, needed, passes, sizes_of, supported, thinned
 from decascade.fit.divergence import Output
 from decascade.fit.lowered import Lowered
 from decascade.fit.moments import collect
@@ -29,6 +29,10 @@ AT_ONCE = 64
 """Samples per batch there: a limited time is kept to within a batch."""
 ROOM = 256 * 2**20
 """Bytes of activations that a batch may take."""
+FITTING = 0.75
+"""Share of a limited time after which a segment that has a fitted student gets no more."""
+COLLECTING = 0.5
+"""Share of the time of a pass after which it takes no more samples than its fits need."""
 
 
 class Samples(Protocol):
@@ -50,6 +54,7 @@ class Survey:
     fitted: tuple[Fitted, ...]
     sensitivities: tuple[float, ...]
     span: int
+    notes: tuple[str, ...] = ()
 
     @property
     def most(self) -> float:
@@ -81,29 +86,78 @@ def survey(
     graph: Graph, target: Target, before: float, samples: Samples, outputs: tuple[Output, ...], span: int, seed: int,
     progress: Progress, seconds: float | None = None,
 ) -> Survey:
-    """Fit every candidate of a graph and measure how sensitive the outputs are to the best of each segment.  With `seconds`,
-    sensitivities are measured on fewer samples where the time does not suffice.
+    """Fit every candidate of a graph and measure how sensitive the outputs are to the best of each segment.  Where
+    `seconds` do not suffice, fits and sensitivities rest on fewer samples, and segments get fewer students; `notes` tell.
 
     Raises:
         UsageError: a target whose costs do not add up, or too few samples.
     """
     check_additive(target)
-    start = monotonic()
-    size = batch_size(graph, samples.count)
-    lowered = Lowered(graph)
+    start, size, lowered = monotonic(), batch_size(graph, samples.count), Lowered(graph)
     found = supported(candidates(graph, target, span), samples.count)
-    kept = list[Fitted]()
-    for some in passes(found):
+    kept, used, fits, rounds = list[Fitted](), samples.count, 0, list(passes(found))
+    for i, some in enumerate(rounds):
+        limit = _Limit.of_pass(start, seconds, i, len(rounds))
         requests = [request for candidate in some for request in candidate.student.requests()]
-        moments = collect(runner(lowered), _told(samples, size, progress), requests, sizes_of(graph), samples.count, seed)
+        stream = _Stream(samples, size, needed(some), limit.collecting, progress)
+        moments = collect(runner(lowered), stream, requests, sizes_of(graph), samples.count, seed)
         fitted = list[Fitted]()
-        for i, one in enumerate(fit_all(some, moments)):
+        for one in fit_all(some, moments, lambda end=limit.fitting: monotonic() > end):
             fitted.append(one)
-            progress("fitting students", (i + 1) / len(some))
-        kept += thinned(fitted, KEEP)
+            progress("fitting students", (i + len(fitted) / len(some)) / len(rounds))
+        used, fits, kept = min(used, stream.taken), fits + len(fitted), [*kept, *thinned(fitted, KEEP)]
     left = None if seconds is None else max(seconds - (monotonic() - start), 0.0)
     measured = sensitivities(lowered, kept, list(_first(samples, min(size, AT_ONCE))), outputs, progress, left)
-    return Survey(graph, target, before, tuple(kept), tuple(measured), span)
+    notes = _shortened(used, samples.count, fits, len(found))
+    return Survey(graph, target, before, tuple(kept), tuple(measured), span, notes)
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """When, on the clock, a pass over the data is to stop collecting, and when to stop fitting."""
+
+    collecting: float = inf
+    fitting: float = inf
+
+    @classmethod
+    def of_pass(cls, start: float, seconds: float | None, index: int, count: int) -> _Limit:
+        """What is left of the time that fits may take is shared equally by the passes that are left."""
+        if seconds is None:
+            return cls()
+        now = monotonic()
+        share = max(start + FITTING * seconds - now, 0.0) / (count - index)
+        return cls(now + COLLECTING * share, now + share)
+
+
+@dataclass(eq=False)
+class _Stream:
+    """The batches of samples until `end`, but no fewer than `least` samples; `taken` of them so far."""
+
+    samples: Samples
+    size: int
+    least: int
+    end: float
+    progress: Progress
+    taken: int = 0
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        self.taken = 0
+        for batch in self.samples.batches(self.size):
+            yield batch
+            self.taken = min(self.taken + self.size, self.samples.count)
+            self.progress("collecting moments", self.taken / self.samples.count)
+            if monotonic() > self.end and self.taken >= self.least:
+                return
+
+
+def _shortened(used: int, samples: int, fits: int, found: int) -> tuple[str, ...]:
+    """What the time limit took away."""
+    notes = list[str]()
+    if used < samples:
+        notes.append(f"the time limit left time to fit students on {used:,} of {samples:,} samples")
+    if fits < found:
+        notes.append(f"the time limit left time to fit {fits:,} of {found:,} students; the plan chooses among them")
+    return tuple(notes)
 
 
 def chosen_candidates(graph: Graph, plan: Plan, target: Target) -> list[Candidate]:
@@ -150,12 +204,6 @@ def _first(samples: Samples, size: int) -> Iterator[Mapping[str, Any]]:
         if i * size >= WATCHED:
             return
         yield batch
-
-
-def _told(samples: Samples, size: int, progress: Progress) -> Iterator[Mapping[str, Any]]:
-    for i, batch in enumerate(samples.batches(size)):
-        yield batch
-        progress("collecting moments", min(1.0, (i + 1) * size / samples.count))
 
 
 def _choice(fitted: Fitted, sensitivity: float) -> Choice:
