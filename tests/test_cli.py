@@ -125,9 +125,18 @@ def test_closed_pipe_is_no_error() -> None:
     assert not done.stderr
 
 
-def test_progress_bar_only_on_terminals(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    with progress_bar(quiet=False) as told:
+def test_progress_is_a_bar_on_terminals_and_lines_in_logs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with progress_bar(quiet=True) as told:
         assert told is None
+    times = iter([0.0, 29.0, 31.0, 31.0, 40.0, 62.0, 62.0])
+    monkeypatch.setattr("decascade.cli.show.monotonic", lambda: next(times))
+    with progress_bar(quiet=False) as told:
+        assert told is not None
+        for share in (0.1, 0.2, 0.3, 0.4):
+            told("distilling", share)
+    assert capsys.readouterr().err == "distilling: 20%\ndistilling: 40%\n"
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with progress_bar(quiet=False) as told:
         assert told is not None
@@ -149,7 +158,13 @@ def test_json_instead_of_tables(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize(("command", "words"), [
     (["mrge", ONNX], "Did you mean 'merge'?"),
-    (["inspect", ONNX, "--tagret", "macs"], "Possible options: "),
+    (["inspect", ONNX, "--tagret", "macs"], "there is no option --tagret; did you mean --target? Try decascade inspect --help."),
+    (["merge", ONNX, "--qqqq=1"], "there is no option --qqqq. Try decascade merge --help."),
+    (["inspect", ONNX, "--target", "litertt"], "did you mean litert?"),
+    (["inspect", ONNX, "--tier", "proved", "--input-range", "0", "1"], "give one of exact, proven, observed; did you mean proven?"),
+    (["merge", ONNX, "-o", "x.onnx", "--border", "refus"], "did you mean refuse?"),
+    (["merge", ONNX], "Missing option '--output' / '-o'. Try decascade merge --help."),
+    (["inspect", ONNX, "--input-range", "0"], "requires 2 arguments"),
     (["inspect", ONNX, "--policy", "allways"], "give one of profitable, always; did you mean always?"),
     (["inspect", ONNX, "--target", "mac"], "did you mean macs?"),
     (["inspect", str(Path(ONNX).parent / "digts.onnx")], "does not exist: check the name; did you mean digits.onnx?"),
@@ -174,3 +189,32 @@ def test_shells_complete_commands_and_options() -> None:
 
     assert completed("me").split() == ["merge"]
     assert "--policy" in completed("merge", "--po")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_of_every_shell_is_shown(shell: str) -> None:
+    """The two options by which typer installs and shows it; shellingham looks at the parent process, so the shell is named."""
+    asked = {"_DECASCADE_COMPLETE": f"source_{shell}", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    code = "from decascade.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=True
+    )
+    assert "_DECASCADE_COMPLETE=complete_" in done.stdout
+
+
+def test_completion_is_offered(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert "--install-completion" in told
+    assert "--show-completion" in told
+
+
+def test_colour_only_on_terminals() -> None:
+    """Through a pipe there is not one escape sequence, whatever the terminal around can do."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
+    environment |= {"TERM": "xterm-256color", "COLORTERM": "truecolor", "COLUMNS": "200"}
+    for words in (["inspect", ONNX, "--input-range", "0", "1"], ["--help"], ["merge", "--help"], ["merge"]):
+        start = [sys.executable, "-m", "decascade", *words]
+        done = subprocess.run(start, env=environment, capture_output=True, text=True, check=False)
+        assert "\x1b" not in done.stdout + done.stderr
+        assert done.stdout or done.stderr

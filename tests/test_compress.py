@@ -19,6 +19,7 @@ from decascade.errors import UsageError
 from decascade.fit.distill import DistillOptions
 from decascade.formats.registry import format_of
 from decascade.ir.interpret import run as interpret
+from decascade.search.choice import Plan
 
 QUICK = DistillOptions(epochs=1, precision="float32")
 CLASSES = 4
@@ -339,3 +340,23 @@ def test_quantities() -> None:
     assert [seconds(t, "") for t in ("90s", "20m", "1.5h", "90", None)] == [90.0, 1200.0, 5400.0, 90.0, None]
     assert value("1/255", "") == 1 / 255
     assert numbers("0.485, 0.456,2", "") == (0.485, 0.456, 2.0)
+
+
+def test_what_is_proved_linear_is_merged_before_anything_is_fitted() -> None:
+    """Non-negative weights on pictures from 0 to 1: the first activation does nothing there."""
+    model = onnx_net()
+    for stored in model.graph.initializer:
+        if stored.name == "a":
+            stored.CopyFrom(onnx.numpy_helper.from_array(np.abs(onnx.numpy_helper.to_array(stored)), "a"))
+    data = np.random.default_rng(0).random((64, 3, 12, 12)).astype("f4")
+    plain, ranged = (
+        dc.compress(model, data, plan=Plan("macs", "MACs", 1.0, 1.0, (), 4), distilled=False, input_range=box)
+        for box in (None, (0.0, 1.0))
+    )
+    assert {c.tier for c in ranged.report.cascades} > {c.tier for c in plain.report.cascades}
+    proven = [c for c in ranged.report.cascades if c.tier == "proven"]
+    assert proven
+    first, second = (onnx.load_from_string(r.model.SerializeToString()) for r in (plain, ranged))
+    assert sum(n.op_type == "Relu" for n in second.graph.node) < sum(n.op_type == "Relu" for n in first.graph.node)
+    with pytest.raises(UsageError, match="^input range of x: lowest value 1 above highest 0: swap them$"):
+        dc.compress(model, data, speedup=1.2, input_range=(1.0, 0.0))

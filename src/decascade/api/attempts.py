@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from decascade.api.common import InputShape, Progress, read_model, resolved
+from decascade.api.common import InputRange, InputShape, Progress, read_model, resolved
+from decascade.api.finding import Asked, find
 from decascade.api.runs import RunFolder
 from decascade.checking.models import Subject
 from decascade.cost import Target
@@ -22,6 +23,7 @@ from decascade.fit.divergence import outputs_of
 from decascade.fit.pipeline import Closeness, Work, closeness, exact_tier
 from decascade.fit.survey import Survey, check_additive
 from decascade.ir.graph import Graph
+from decascade.regions.merge import Cascade, Options
 from decascade.report.parts import Curve, FrontPoint
 from decascade.search.budget import largest_speedup
 from decascade.search.choice import Plan
@@ -81,6 +83,8 @@ class Job:
     train: Dataset
     held: Dataset
     options: DistillOptions
+    merged: tuple[Cascade, ...] = ()
+    """What the exact and the proven tier made of each cascade, before anything was fitted."""
     notes: tuple[str, ...] = ()
 
     def closeness(self, student: Graph) -> Closeness:
@@ -109,8 +113,9 @@ class Attempt:
 def begin(
     model: object, data: object, *, target: str | Target, loss: str, span: int, scaling: Scaling | None,
     input_shape: InputShape | None, seed: int, cache: Path | None = None, options: DistillOptions | None = None,
+    input_range: InputRange | None = None, progress: Progress | None = None,
 ) -> Job:
-    """Read a model and data for it; run the exact tier.
+    """Read a model and data for it; run the exact tier, and given a range the proven one.
 
     Raises:
         FormatError: a model that cannot be read.
@@ -126,8 +131,9 @@ def begin(
     given = load_dataset(data, subject.graph, subject.from_native, scaling=scaling, cache=cache, least=16, seed=seed)
     train, held = given.split(min(HELD_OUT, max(given.count // 5, 1)), seed)
     outputs = outputs_of(subject.graph, loss, given.labels is not None)
-    work = Work(subject.graph, exact_tier(subject.graph, found), found, train.first(FIT), outputs, span, seed)
-    return Job(subject, work, train, held, options or DistillOptions(), given.notes)
+    merged = find(subject, Options(found), Asked(input_range=input_range, seed=seed), progress)
+    work = Work(subject.graph, merged.graph, found, train.first(FIT), outputs, span, seed)
+    return Job(subject, work, train, held, options or DistillOptions(), merged.cascades, (*given.notes, *merged.notes))
 
 
 class Surveyed:

@@ -10,7 +10,7 @@ from time import perf_counter
 import numpy as np
 
 from decascade.api.attempts import SPAN, Attempt, Goal, Job, Surveyed, attempt, begin, searched, silent, swept
-from decascade.api.common import InputShape, Progress
+from decascade.api.common import InputRange, InputShape, Progress
 from decascade.api.compress_report import measures, student_facts, student_rows, without
 from decascade.api.finding import Found
 from decascade.api.merging import MergeResult
@@ -23,7 +23,6 @@ from decascade.cost import Target
 from decascade.errors import UsageError, VerificationError
 from decascade.fit.data import Scaling
 from decascade.fit.distill import Distilled, DistillOptions
-from decascade.regions.merge import Options, merge_graph
 from decascade.report.facts import Report
 from decascade.report.parts import CompressionFacts, FrontPoint
 from decascade.search.choice import Plan
@@ -52,8 +51,8 @@ class CompressResult(MergeResult):
 
 def plan(
     model: object, data: object, *, speedup: float | None = None, budget: float | None = None, target: str | Target = "macs",
-    loss: str = "auto", span: int = SPAN, scaling: Scaling | None = None, input_shape: InputShape | None = None, seed: int = 0,
-    progress: Progress | None = None,
+    loss: str = "auto", span: int = SPAN, scaling: Scaling | None = None, input_range: InputRange | None = None,
+    input_shape: InputShape | None = None, seed: int = 0, progress: Progress | None = None,
 ) -> Plan:
     """Which segments to replace by which students so that the model costs `budget` (or is `speedup` times cheaper) and its
     outputs move least.  Nothing is trained.  The plan can be saved (`to_json`) and given to `compress`.
@@ -63,7 +62,8 @@ def plan(
         UsageError: an option out of its domain, data that does not fit, or a budget out of reach.
     """
     goal = Goal(speedup, budget)
-    job = begin(model, data, target=target, loss=loss, span=span, scaling=scaling, input_shape=input_shape, seed=seed)
+    job = begin(model, data, target=target, loss=loss, span=span, scaling=scaling, input_shape=input_shape, seed=seed,
+                input_range=input_range, progress=progress)
     return Surveyed(job.work, None, progress or silent).planned(goal, RunFolder())
 
 
@@ -72,8 +72,8 @@ def compress(
     plan: Plan | str | Path | None = None, target: str | Target = "macs", loss: str = "auto", span: int = SPAN,
     scaling: Scaling | None = None, time_limit: float | None = None, distilled: bool = True,
     training: DistillOptions | None = None, sweep: bool = False, run: str | Path | None = None,
-    remember: Mapping[str, str] | None = None, input_shape: InputShape | None = None, verify: bool = True, seed: int = 0,
-    progress: Progress | None = None,
+    remember: Mapping[str, str] | None = None, input_range: InputRange | None = None, input_shape: InputShape | None = None,
+    verify: bool = True, seed: int = 0, progress: Progress | None = None,
 ) -> CompressResult:
     """A cheaper model whose outputs stay as close to the original's as the budget allows, from unlabelled data.
 
@@ -82,7 +82,8 @@ def compress(
     done to it before the model sees it.  `time_limit`: seconds for everything.  `distilled` False stops after the closed-form
     fits; `training`: how the student is trained, your own loss or optimiser included.  `sweep`: report what plans of other
     budgets lose before training, too.  `run`: a folder that holds what is needed to go on after an interruption; a call with
-    the same arguments goes on there (`remember`: files to put there besides, by name).  The given model is never changed.
+    the same arguments goes on there (`remember`: files to put there besides, by name).  `input_range`: as for `merge`; what is
+    proved linear there is merged before anything is fitted.  The given model is never changed.
 
     Raises:
         FormatError: a model that cannot be read.
@@ -94,9 +95,10 @@ def compress(
     goal = Goal(speedup, budget, max_drop, given)
     if time_limit is not None and not time_limit > 0:
         raise UsageError(f"time_limit = {time_limit:g}: give a number of seconds above 0")
-    folder = RunFolder.open(run, {**goal.asked(), "target": str(target), "loss": loss, "span": span, "seed": seed}, remember)
+    folder = RunFolder.open(run, {**goal.asked(), "target": str(target), "loss": loss, "span": span, "seed": seed,
+                                  "input_range": input_range}, remember)
     job = begin(model, data, target=target, loss=loss, span=span, scaling=scaling, input_shape=input_shape, seed=seed,
-                cache=folder.cache, options=training)
+                cache=folder.cache, options=training, input_range=input_range, progress=told)
     end = None if time_limit is None else start + time_limit
     surveyed = Surveyed(job.work, end, told)
     front = swept(job, surveyed.survey, told) if sweep else ()
@@ -114,9 +116,8 @@ def compress(
 
 def _report(job: Job, done: Attempt, front: tuple[FrontPoint, ...], notes: tuple[str, ...], start: float) -> Report:
     work = job.work
-    exact = merge_graph(work.original, Options(work.target))[1]
-    rows = student_rows(work, done.plan, exact, done.graph, done.distilled is not None)
-    cascades = tuple(without(exact, rows))
+    rows = student_rows(work, done.plan, job.merged, done.graph, done.distilled is not None)
+    cascades = tuple(without(job.merged, rows))
     found = Found(done.graph, work.original, cascades, notes=(*job.notes, *notes, *done.notes))
     facts = tuple(cascade_facts(row, work.target.unit, None) for row in cascades)
     report = make_report("compress", job.subject, found, work.target, facts, None, start)

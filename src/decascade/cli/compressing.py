@@ -9,7 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from decascade.cli.app import app
-from decascade.cli.options import MODEL, Debug, Force, Json, Quiet, ReportPath
+from decascade.cli.options import (
+    MODEL,
+    Debug,
+    Force,
+    InputShapes,
+    Json,
+    Quiet,
+    Range,
+    RangeFile,
+    ReportPath,
+    chosen_range,
+    chosen_shape,
+)
 from decascade.cli.quantities import numbers, seconds, value
 from decascade.cli.show import progress_bar, show
 from decascade.errors import Interrupted, UsageError
@@ -51,7 +63,7 @@ def compress(
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on with an interrupted run; needs nothing else.", show_default=False)
     ] = None,
-    report: ReportPath = None,
+    input_range: Range = None, input_range_file: RangeFile = None, input_shape: InputShapes = None, report: ReportPath = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     force: Force = False, quiet: Quiet = False, as_json: Json = False, debug: Debug = False,
 ) -> None:
@@ -74,6 +86,7 @@ def compress(
         "model": model, "output": output, "data": data, "speedup": speedup, "budget": budget, "max_drop": max_drop,
         "plan": plan, "target": target, "time_limit": time_limit, "scale": scale, "mean": mean, "std": std, "loss": loss,
         "span": span, "distil": distil, "sweep": sweep, "report": report, "seed": seed, "force": force,
+        "input_range": chosen_range(input_range, input_range_file and input_range_file.absolute()), "input_shape": input_shape,
     }
     if resume is not None:
         if model is not None:
@@ -100,8 +113,9 @@ def _carry_out(asked: dict[str, Any], run: Path | None, quiet: bool, as_json: bo
                 asked["model"], [Path(p) for p in asked["data"]], speedup=asked["speedup"], budget=asked["budget"],
                 max_drop=asked["max_drop"], plan=asked["plan"], target=asked["target"], loss=asked["loss"], span=asked["span"],
                 scaling=None if scaling.idle else scaling, time_limit=seconds(asked["time_limit"], "--time-limit"),
-                distilled=asked["distil"], sweep=asked["sweep"],
-                run=folder, remember={COMMAND: _text(asked)}, seed=asked["seed"], progress=progress,
+                distilled=asked["distil"], sweep=asked["sweep"], input_range=asked.get("input_range"),
+                input_shape=chosen_shape(asked.get("input_shape")), run=folder,
+                remember={COMMAND: _text(asked)}, seed=asked["seed"], progress=progress,
             )
             result.save(output, force=asked["force"], report=report)
     except KeyboardInterrupt:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
+
+LINES = 30.0
+"""Seconds between two lines of progress in a log."""
 
 
 def show(found: Any, render: Callable[[], Any], quiet: bool, as_json: bool) -> None:
@@ -22,11 +26,26 @@ def console() -> Any:
     return console()
 
 
+def _lines(last: float) -> Callable[[str, float], None]:
+    """Tells a stage and how much of it is done, for logs; nothing where all is over before the first line is due."""
+
+    def report(stage: str, share: float) -> None:
+        nonlocal last
+        if monotonic() - last >= LINES:
+            last = monotonic()
+            print(f"{stage}: {share:.0%}", file=sys.stderr, flush=True)
+
+    return report
+
+
 @contextmanager
 def progress_bar(quiet: bool) -> Generator[Callable[[str, float], None] | None]:
-    """A bar on standard error while something takes long; nothing where that is no terminal."""
-    if quiet or not sys.stderr.isatty():
+    """A bar on standard error while something takes long; where that is no terminal, a line every `LINES` seconds."""
+    if quiet:
         yield None
+        return
+    if not sys.stderr.isatty():
+        yield _lines(monotonic())
         return
     from rich.console import Console
     from rich.progress import Progress, TaskID
