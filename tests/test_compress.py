@@ -358,5 +358,5 @@ def test_what_is_proved_linear_is_merged_before_anything_is_fitted() -> None:
     assert proven
     first, second = (onnx.load_from_string(r.model.SerializeToString()) for r in (plain, ranged))
     assert sum(n.op_type == "Relu" for n in second.graph.node) < sum(n.op_type == "Relu" for n in first.graph.node)
-    with pytest.raises(UsageError, match="^input range of x: lowest value 1 above highest 0: swap them$"):
+    with pytest.raises(UsageError, match=r"^input range of x: lowest value 1 above highest 0: swap them$"):
         dc.compress(model, data, speedup=1.2, input_range=(1.0, 0.0))
