@@ -218,3 +218,20 @@ def test_positions_are_drawn_from_the_seed():
     assert len(sums.places_of((6, 7), 1.0, generator(0))) == 42
     assert len(sums.places_of((6, 7), 1e-9, generator(0))) == 1
     assert sums.places_of((), 0.5, generator(0)).shape == (1, 0)
+
+
+def test_patches_that_rounding_left_indefinite_are_fitted_all_the_same():
+    """Of nearly dependent patches float32 sums have eigenvalues below zero by more than the least damping."""
+    rng = np.random.default_rng(0)
+    smooth = np.outer(rng.standard_normal(4000), np.ones(24)) + 1e-5 * rng.standard_normal((4000, 24))
+    gram, cross = smooth.T @ smooth, smooth.T @ smooth[:, :2]
+    gram -= 1e-4 * np.trace(gram) / 24 * np.outer(*[np.eye(24)[0] - np.eye(24)[1]] * 2)
+    assert np.linalg.eigvalsh(gram)[0] < -10 * least_squares.RIDGE * np.trace(gram) / 24
+    weight = least_squares.ridge_solve(gram, cross)
+    assert np.abs(smooth @ weight - smooth[:, :2]).max() < 0.01 * np.abs(smooth).max()
+    order = least_squares.eliminate(gram, cross, np.repeat(np.arange(8), 3))
+    assert sorted(order) == list(range(8))
+
+
+def test_channels_of_which_nothing_is_known_go_in_their_order():
+    assert least_squares.eliminate(np.zeros((6, 6)), np.zeros((6, 2)), np.repeat([0, 1, 2], 2)).tolist() == [0, 1, 2]

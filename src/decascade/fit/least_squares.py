@@ -124,14 +124,25 @@ def eigh(symmetric: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def ridge_factor(gram: Matrix) -> Any:
-    """What `solve_with` solves with: the Cholesky factor of G + λI, λ = 1e-6 of the mean diagonal; None where G is zero."""
+    """What `solve_with` solves with: the Cholesky factor of G + λI; None where G is zero.
+
+    λ = 1e-6 of the mean diagonal, or more: of patches that are nearly dependent (sound, smooth pictures) the sums of float32
+    products are off by more than that, and λ grows tenfold until the matrix is positive definite.
+    """
     scale = float(np.trace(gram)) / len(gram)
     if not scale > 0:
         return None
     linalg: Any = import_module("scipy.linalg")
-    damped = gram.copy()
-    damped[np.diag_indices(len(gram))] += RIDGE * scale
-    return linalg.cho_factor(damped, lower=True, overwrite_a=True, check_finite=False)
+    share = RIDGE
+    while True:
+        damped = gram.copy()
+        damped[np.diag_indices(len(gram))] += share * scale
+        try:
+            return linalg.cho_factor(damped, lower=True, overwrite_a=True, check_finite=False)
+        except np.linalg.LinAlgError:
+            share *= 10
+            if share > 1:
+                raise
 
 
 def solve_with(factor: Any, cross: Matrix) -> Matrix:
@@ -154,9 +165,9 @@ def eliminate(gram: Matrix, cross: Matrix, owner: NDArray[np.int64]) -> NDArray[
     """
     rows, left = np.argsort(owner, kind="stable"), np.unique(owner)
     taps, together = len(owner) // len(left), max(1, len(left) // 64)
-    damped = gram[np.ix_(rows, rows)]
-    damped[np.diag_indices(len(rows))] += RIDGE * max(float(np.trace(gram)) / len(gram), 1e-30)
-    inverted = inverse(damped)
+    inverted = solve_with(ridge_factor(gram[np.ix_(rows, rows)]), np.eye(len(rows)))
+    if not inverted.any():
+        return left  # nothing but zeros to tell them apart
     weight, order = inverted @ cross[rows], list[NDArray[np.int64]]()
     while len(left):
         each = np.arange(len(left))

@@ -142,7 +142,10 @@ def _solved(
         if not size > 1e-20 * start:
             break
         moved = gradient(regression.gram @ kernel(step))
-        length = size / float(np.sum(step * moved))
+        curved = float(np.sum(step * moved))
+        if not curved > 0:
+            break  # a direction that the data does not show, up to the rounding of its sums
+        length = size / curved
         factor, residual = factor + length * step, residual - length * moved
         ahead = before @ residual @ behind
         last, size = size, float(np.sum(residual * ahead))
