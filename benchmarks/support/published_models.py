@@ -38,7 +38,7 @@ class Published:
         if path.suffix == ".th":
             from decascade.formats.torch import read
 
-            return cast(Graph, read(_plain_resnet20(path), (1, 3, 32, 32)).graph)
+            return cast(Graph, read(plain_resnet20(path), (1, 3, 32, 32)).graph)
         return cast(Graph, format_of(path).read(path).graph)
 
     def given(self, pixels: F64) -> F64:
@@ -73,7 +73,7 @@ BOXES: dict[str, tuple[float, float]] = {
 """In pixels from 0 to 1."""
 
 
-def _plain_resnet20(path: Any) -> Any:
+def plain_resnet20(path: Any) -> Any:
     """He et al. 2016, §4.2, n = 3; a shortcut that changes size takes every second pixel and pads channels on both sides."""
     import torch
     from torch import nn
