@@ -23,6 +23,9 @@ from decascade.errors import LimitError, OutputError, UsageError
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Activation, Pad
 from decascade.report.bench import BenchFacts
+from decascade.report.files import write_report
+from decascade.report.html import page
+from decascade.report.load import load_report
 from deploy.small import graph_of, net
 
 
@@ -141,14 +144,38 @@ def test_bad_usage(models: tuple[Path, Path], tmp_path: Path, rng: np.random.Gen
         dc.bench(models[0], other, target="macs")
     assert run(["bench", str(models[0]), "--plot", "x.svg"]) == 2
     assert "--plot x.svg: give a name that ends in .html" in capsys.readouterr().err
-    assert run(["bench", str(models[0]), "--report", "x.html"]) == 2
-    assert "this report is JSON: give a name that ends in .json" in capsys.readouterr().err
+    assert run(["bench", str(models[0]), "--report", "x.pdf"]) == 2
+    assert "give a name that ends in .json or .html" in capsys.readouterr().err
+
+
+def test_the_page_is_a_function_of_the_json(
+    models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "b.html", tmp_path / "again.html"
+    report = tmp_path / "b.json"
+    given = ["bench", *map(str, models), "--rounds", "1", "--target", "onnxruntime,macs", "--report"]
+    assert run([*given, str(report), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(report.read_text())
+    facts = load_report(report)
+    assert isinstance(facts, BenchFacts)
+    write_report(facts, first)
+    assert run(["report", str(report), "-o", str(second)]) == 0
+    text = first.read_text(encoding="utf-8")
+    assert second.read_text(encoding="utf-8") == text
+    assert "second.onnx takes" in text
+    assert "<h1 class=\"name\">first.onnx and second.onnx</h1>" in text
+    assert run([*given, str(tmp_path / "told.html")]) == 0
+    capsys.readouterr()
+    assert run(["report", str(report)]) == 0
+    assert capsys.readouterr().out.rstrip() == str(facts)
 
 
 def test_facts_read_as_json(models: tuple[Path, Path]) -> None:
     facts = dc.bench(models[0], target="macs")
     assert isinstance(facts, BenchFacts)
     assert json.loads(facts.to_json())["models"] == ["first.onnx"]
+    page_of_one = page(facts)
+    assert "first.onnx takes 32,448 MACs on macs." in page_of_one
 
 
 def test_template_lists_what_decides(models: tuple[Path, Path], tmp_path: Path) -> None:

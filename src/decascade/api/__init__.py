@@ -6,13 +6,13 @@ from decascade.api.compressing import CompressResult, compress, plan
 from decascade.api.exporting import export
 from decascade.api.inspecting import inspect
 from decascade.api.merging import MergeResult, merge
-from decascade.api.places import check_json, check_output, check_page, check_report
+from decascade.api.places import check_output, check_page, check_report
 from decascade.api.stages import DistillResult, SegmentFit, distill, fit_segment
 from decascade.api.tables import table_template
 from decascade.api.verifying import recheck_certificate, verify
 
 __all__ = [
     "Border", "CompressResult", "DistillResult", "InputShape", "MergeResult", "Policy", "Progress", "SegmentFit",
-    "bench", "check_json", "check_output", "check_page", "check_report", "compress", "distill", "export", "fit_segment",
+    "bench", "check_output", "check_page", "check_report", "compress", "distill", "export", "fit_segment",
     "inspect", "merge", "plan", "recheck_certificate", "table_template", "verify",
 ]

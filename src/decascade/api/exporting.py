@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from decascade import __version__
 from decascade.api.common import InputShape, Progress, check_seed, read_model
-from decascade.api.places import check_json
+from decascade.api.places import check_report
 from decascade.checking.data import load_arrays, load_data
 from decascade.checking.models import Subject
 from decascade.checking.samples import DEFAULT, Batch, batches, from_data
@@ -92,7 +92,7 @@ def _check_places(place: Path, source: Path | None, force: bool, report: Path | 
     for path in (place, *beside):
         check_place(path, sources, force)
     if report is not None:
-        check_json(report, [place, *beside, *sources], force)
+        check_report(report, [place, *beside, *sources], force)
 
 
 def _source(

@@ -40,18 +40,6 @@ def check_report(path: Path, others: Sequence[Path], force: bool) -> None:
     check_place(path, others, force)
 
 
-def check_json(path: Path, others: Sequence[Path], force: bool) -> None:
-    """The same for what is reported in JSON alone.
-
-    Raises:
-        UsageError: another kind.
-        OutputError: the place is taken or cannot be written to.
-    """
-    if path.suffix.lower() != ".json":
-        raise UsageError(f"--report {path}: this report is JSON: give a name that ends in .json")
-    check_report(path, others, force)
-
-
 def check_page(path: Path, inputs: Sequence[Path], force: bool) -> None:
     """That a page can be put there.
 

@@ -10,7 +10,7 @@ import numpy as np
 from decascade.checking.models import Plan, Subject
 from decascade.checking.samples import ODD, SIZES, Batch, Ranges, batches, open_sizes, pinned, sample_shape
 from decascade.cost.macs import Macs
-from decascade.errors import UsageError
+from decascade.errors import DecascadeError, UsageError
 
 BUDGET = 3e9
 """Multiply-accumulates of one float64 pass over all samples: some seconds on two cores."""
@@ -93,6 +93,8 @@ def _runs(subject: Subject, batch: Batch) -> tuple[bool, str]:
         subject.framework(batch)
     except ImportError as error:
         return False, f"{error.name or subject.format.name} is not installed: only the float64 interpreter was asked"
+    except DecascadeError as error:
+        return False, f"not run in its framework: {error}"
     except Exception as error:  # frameworks raise what they like on a size or an operation that they cannot run
         words = str(error).strip().splitlines() or [type(error).__name__]
         return False, f"{subject.format.name} cannot run the model: {words[0][:160]}"

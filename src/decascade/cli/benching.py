@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from decascade.cli.app import app
-from decascade.cli.options import Debug, Force, ModelPath, Quiet, ReportPath
-from decascade.cli.show import console, progress_bar
+from decascade.cli.options import Debug, Force, Json, ModelPath, Quiet, ReportPath
+from decascade.cli.show import progress_bar, show
 from decascade.errors import UsageError
 
 
@@ -21,7 +21,7 @@ def bench(
         = "onnxruntime",
     rounds: Annotated[int, typer.Option(metavar="N", help="Rounds of 30 runs at most; fewer where the ratio is known.")] = 20,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Draw the layers.", show_default=False)] = None,
-    report: ReportPath = None, force: Force = False, quiet: Quiet = False, debug: Debug = False,
+    report: ReportPath = None, force: Force = False, quiet: Quiet = False, as_json: Json = False, debug: Debug = False,
 ) -> None:
     """What a model costs on a target, measured: in total, layer by layer, and beside another model.
 
@@ -31,11 +31,12 @@ def bench(
 
         decascade bench model.onnx small.onnx
 
-        decascade bench model.keras small.keras --target litert,tflm,flash --plot costs.html --report costs.json
+        decascade bench model.keras small.keras --target litert,tflm,flash --report costs.html
     """
     from decascade import api
     from decascade.output import Item, check_place, write_all
     from decascade.report.bench_text import plot_html, render_bench
+    from decascade.report.files import write_report
 
     sources = [Path(m) for m in (model, other) if m is not None]
     if plot is not None:
@@ -43,7 +44,7 @@ def bench(
             raise UsageError(f"--plot {plot}: give a name that ends in .html")
         check_place(plot, sources, force)
     if report is not None:
-        api.check_json(report, sources, force)
+        api.check_report(report, sources, force)
     with progress_bar(quiet) as progress:
         facts = api.bench(model, other, target=[t.strip() for t in target.split(",")], rounds=rounds, progress=progress)
     items = list[Item]()
@@ -51,7 +52,6 @@ def bench(
         page = plot_html(facts)
         items.append(Item(plot, lambda path: path.write_text(page, encoding="utf-8")))
     if report is not None:
-        items.append(Item(report, lambda path: path.write_text(facts.to_json(), encoding="utf-8")))
+        items.append(Item(report, lambda path: write_report(facts, path)))
     write_all(items)
-    if not quiet:
-        console().print(render_bench(facts))
+    show(facts, lambda: render_bench(facts), quiet, as_json)

@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any
 
 import typer
@@ -50,13 +51,24 @@ def _told(error: Exception) -> tuple[str, int]:
     if isinstance(error, DecascadeError):
         return str(error), error.exit_code
     if hasattr(error, "format_message"):  # typer's own: a wrong option, a missing argument
-        usage: Any = error
-        return f"{usage.format_message()} Try decascade --help.", 2
+        return _usage(error), 2
     if isinstance(error, typer.Abort) and error.__cause__ is None:
         return INTERRUPTED, INTERRUPT
     error = error.__cause__ if isinstance(error.__cause__, EOFError) else error
     words = " ".join(str(error).split())[:300]
     return f"internal error, a bug in decascade: {type(error).__name__}: {words} (--debug shows the traceback)", 1
+
+
+def _usage(error: Any) -> str:
+    """typer's words, the nearest option where one is near, and where to read on."""
+    context: Any = error.ctx
+    message, command = error.format_message(), context.command_path if context is not None else "decascade"
+    if hasattr(error, "option_name") and hasattr(error, "possibilities"):  # click's class for it has moved between versions
+        given = error.option_name
+        known = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
+        near = get_close_matches(given, known, 1, 0.5)
+        message = f"there is no option {given}{f'; did you mean {near[0]}?' if near else ''}"
+    return f"{message.rstrip('.')}{'' if message.endswith('?') else '.'} Try {command} --help."
 
 
 def _fail(message: str, code: int) -> int:

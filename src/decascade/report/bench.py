@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from decascade.report.facts import json_text
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class BenchFacts:
 
     def to_json(self) -> str:
         """As JSON text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        return json_text(self.to_dict())
 
     def __str__(self) -> str:
         from decascade.report.bench_text import bench_text

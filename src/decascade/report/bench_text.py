@@ -41,7 +41,7 @@ def _totals(facts: BenchFacts) -> RenderableType:
     table = plain_table()
     table.add_column("")
     for name in facts.models:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(Text(name), justify="right", overflow="fold")
     if len(facts.models) > 1:
         table.add_column("second", justify="right", overflow="fold")
     two = len(facts.models) > 1
@@ -91,7 +91,7 @@ def _layers(facts: BenchFacts, target: TargetFacts) -> RenderableType:
         ordered = sorted(model.layers, key=lambda layer: -layer.cost)
         for layer in ordered[:SHOWN]:
             share = f"{layer.cost / model.together:.0%}" if model.together else ""
-            table.add_row(layer.name, layer.layer, _number(layer.cost), share)
+            table.add_row(Text(layer.name), Text(layer.layer), _number(layer.cost), share)
         if len(ordered) > SHOWN:
             rest = sum(layer.cost for layer in ordered[SHOWN:])
             table.add_row(f"… {len(ordered) - SHOWN} more", "", _number(rest), f"{rest / (model.together or 1):.0%}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from decascade.report.facts import VerificationFacts
+from decascade.report.facts import VerificationFacts, json_text
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class ExportFacts:
 
     def to_json(self) -> str:
         """As JSON text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        return json_text(self.to_dict())
 
     def __str__(self) -> str:
         from decascade.report.device_text import export_text

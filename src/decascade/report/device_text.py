@@ -21,7 +21,7 @@ def render_export(facts: ExportFacts) -> RenderableType:
     """An export as something that rich can print."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, told in _rows(facts):
-        table.add_row(f"  {name}", told)
+        table.add_row(Text(f"  {name}"), Text(told))
     parts: list[RenderableType] = [Text.assemble((facts.model, "bold"), f" as {facts.kind}"), table]
     if facts.verification is not None:
         parts.append(render_verification(facts.verification, ("model", "file")))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from decascade.report.device import ExportFacts
-from decascade.report.facts import ProofFacts, Report, VerificationFacts
+from decascade.report.load import Facts
 
 PAGES = (".html", ".htm")
 KINDS = (".json", *PAGES)
 
 
-def write_report(facts: Report | VerificationFacts | ProofFacts | ExportFacts, path: Path, title: str = "") -> None:
+def write_report(facts: Facts, path: Path, title: str = "") -> None:
     """Write the report in the kind that the path's extension asks for; `title` is for the page of a comparison."""
     if path.suffix.lower() in PAGES:
         from decascade.report.html import page

@@ -14,16 +14,18 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from decascade.report.bench import BenchFacts
 from decascade.report.boxes import box_text
 from decascade.report.device import ExportFacts
 from decascade.report.facts import ProofFacts, Report, VerificationFacts
+from decascade.report.html_bench import bench_parts
 from decascade.report.html_checks import check_parts, proof_parts
 from decascade.report.html_data import finite, page_data, too_large
 from decascade.report.html_export import export_parts
+from decascade.report.load import Facts
 from decascade.report.terminal import change, quantity
 
-Facts = Report | VerificationFacts | ProofFacts | ExportFacts
-SCRIPTS = ("base.js", "graph.js", "table.js", "charts.js", "sections.js", "start.js")
+SCRIPTS = ("base.js", "graph.js", "table.js", "charts.js", "sections.js", "bench.js", "start.js")
 """In the order in which they are run, as one script."""
 TIERS = {
     "exact": "equal in real arithmetic on every input, borders included",
@@ -98,12 +100,13 @@ def _report(r: Report) -> dict[str, Any]:
     }
 
 
-def _plain(f: VerificationFacts | ProofFacts | ExportFacts, title: str) -> dict[str, Any]:
+def _plain(f: VerificationFacts | ProofFacts | ExportFacts | BenchFacts, title: str) -> dict[str, Any]:
     """A page without cascades."""
-    parts = export_parts(f) if isinstance(f, ExportFacts) else _checked(f, title)
-    lists = ("cascades", "measures", "activations", "words")
+    parts = (export_parts(f) if isinstance(f, ExportFacts) else bench_parts(f) if isinstance(f, BenchFacts)
+             else _checked(f, title))
+    lists = ("cascades", "measures", "activations", "words", "layers")
     data: dict[str, Any] = {"unit": "", "graphs": None, "compression": None, **{name: [] for name in lists}}
-    data["measures"] = parts.pop("measures", [])
+    data |= {name: parts.pop(name, []) for name in ("measures", "layers")}
     return {**parts, "drawn": False, "cascades": False, "after_word": "", "merged_word": "", "data": data}
 
 

@@ -31,6 +31,7 @@ def page_data(report: Report) -> dict[str, Any]:
         "compression": None if report.compression is None else asdict(report.compression),
         "measures": [asdict(m) for m in report.measures],
         "activations": [row for i, found in enumerate(report.certificates) for row in _activations(found, i)],
+        "layers": [],
         "words": list(words),  # last: it is filled by the others
     }
 

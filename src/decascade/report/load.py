@@ -10,13 +10,14 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from decascade.errors import UsageError
+from decascade.report.bench import BenchFacts
 from decascade.report.boxes import box_text
 from decascade.report.device import ExportFacts
 from decascade.report.facts import SCHEMA, ProofFacts, Report, VerificationFacts
 from decascade.report.parts import NodeFacts
 
 T = TypeVar("T")
-Facts = Report | VerificationFacts | ProofFacts | ExportFacts
+Facts = Report | VerificationFacts | ProofFacts | ExportFacts | BenchFacts
 LARGEST = 1 << 28
 """Bytes of the largest file that is read as a report."""
 NUMBERS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -45,7 +46,7 @@ def load_report(path: str | Path) -> Facts:
 
 def from_dict(found: object) -> Facts:
     """The facts whose JSON this is: `same` only a comparison has, `held` only a certificate that was checked again, `flash`
-    only an export.
+    only an export, `targets` only a measurement.
 
     Raises:
         UsageError: something missing, unknown or of the wrong kind; the message says where.
@@ -64,6 +65,8 @@ def from_dict(found: object) -> Facts:
         return proofs
     if "flash" in facts:
         return build(ExportFacts, facts)
+    if "targets" in facts:
+        return build(BenchFacts, facts)
     if facts.get("schema") != SCHEMA:
         raise UsageError(f"schema is {_shown(facts.get('schema'))}, this version reads {SCHEMA}")
     report = build(Report, facts)

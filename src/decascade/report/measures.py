@@ -23,7 +23,7 @@ def render_measures(measures: Sequence[Measure]) -> RenderableType:
         for title in ("", "original", "result"):
             table.add_column(title, justify="right" if title else "left")
         for row in rows:
-            table.add_row(row.name, figure(row.before, row.unit), figure(row.after, row.unit))
+            table.add_row(Text(row.name), figure(row.before, row.unit), figure(row.after, row.unit))
         parts.append(table)
     return Group(*parts)
 
@@ -32,9 +32,9 @@ def render_front(compression: CompressionFacts) -> RenderableType:
     """What plans lose at one cost after the other."""
     table = plain_table()
     for title in ("cost", compression.loss_unit, ""):
-        table.add_column(title, justify="left" if not title else "right")
+        table.add_column(Text(title), justify="left" if not title else "right")
     for point in sorted(compression.front, key=lambda p: -p.cost):
-        table.add_row(f"{point.cost:,.0f}", f"{point.loss:.3g}", point.words, style="bold" if point.chosen else "")
+        table.add_row(f"{point.cost:,.0f}", f"{point.loss:.3g}", Text(point.words), style="bold" if point.chosen else "")
     return Group(Text("\nPlans", style="bold"), table)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO
 
 from rich.console import Console, Group, RenderableType
@@ -11,14 +11,14 @@ from rich.text import Text
 
 from decascade.report.facts import CascadeFacts, CostFacts, Report, VerificationFacts
 from decascade.report.measures import render_front, render_measures
-from decascade.report.tables import WIDTH, plain_table, plain_text
+from decascade.report.tables import WIDTH, indented, plain_table, plain_text
 from decascade.report.validity import render_activations, render_outside, render_proofs, render_validity
 
 
 def console(file: IO[str] | None = None) -> Console:
     """A console on `file` (default: standard output): as wide as the terminal, 80 columns where there is none."""
-    probe = Console(file=file, highlight=False)
-    return probe if probe.is_terminal else Console(file=file, highlight=False, width=WIDTH)
+    probe = Console(file=file, highlight=False, markup=False, emoji=False)
+    return probe if probe.is_terminal else Console(file=file, highlight=False, markup=False, emoji=False, width=WIDTH)
 
 
 def report_text(report: Report) -> str:
@@ -54,9 +54,21 @@ def render(report: Report) -> RenderableType:
     if report.outside is not None:
         parts.append(render_outside(report.outside))
     parts += [Text(f"Note: {note}") for note in report.notes]
+    parts += [Text(f"\nNext: {hint}", style="italic") for hint in _hints(report)]
     if report.output is not None:
         parts.append(Text(f"Written to {report.output}"))
     return Group(*parts)
+
+
+def _hints(report: Report) -> Iterator[str]:
+    """What can be tried where nothing got cheaper."""
+    after = report.cost.after
+    if report.action == "compress" or after is None or after < 0.99 * report.cost.before:
+        return
+    if any(c.decision == "left" and c.cost.after is not None for c in report.cascades):
+        yield ("--policy always merges what is dearer too, for devices that count layers; decascade bench measures whether"
+               " that is yours")
+    yield "decascade compress replaces activations too; it needs samples of the model's inputs (--data)"
 
 
 def render_verification(facts: VerificationFacts, names: tuple[str, str] = ("original", "merged")) -> RenderableType:
@@ -74,15 +86,21 @@ def render_verification(facts: VerificationFacts, names: tuple[str, str] = ("ori
             table.add_row(name, "differ by", told)
     if facts.original_fp32_error is not None and facts.merged_fp32_error is not None:
         ratio = "" if facts.fp32_ratio is None else f" ({facts.fp32_ratio:.2f} times)"
-        table.add_row("  float32 error", names[0], f"{facts.original_fp32_error:.2g} of the largest value (root mean square)")
-        table.add_row("", names[1], f"{facts.merged_fp32_error:.2g}{ratio}")
+        told = f"{facts.original_fp32_error:.2g} of the largest value (RMS)"
+        table.add_row("  float32 error", Text(clipped(names[0])), told)
+        table.add_row("", Text(clipped(names[1])), f"{facts.merged_fp32_error:.2g}{ratio}")
     if facts.worst is not None and facts.max_abs > 0:
         w = facts.worst
         place = f"{w.output}{list(w.index)}, {facts.max_rel:.1g} of its largest value: {w.a:.9g} → {w.b:.9g}"
-        table.add_row("  differ most", "at", place)
+        table.add_row("  differ most", "at", Text(place))
     lines.append(table)
     proofs = [] if facts.proofs is None else [render_proofs(facts.proofs)]
-    return Group(*lines, *(Text(f"  {note}") for note in facts.notes), *proofs)
+    return Group(*lines, *(indented(note) for note in facts.notes), *proofs)
+
+
+def clipped(name: str, width: int = 16) -> str:
+    """A name that leaves room beside it: of a long one its end, where the extension is."""
+    return name if len(name) <= width else f"…{name[1 - width:]}"
 
 
 def quantity(value: float) -> str:
@@ -117,7 +135,7 @@ def _headline(report: Report, merged: int, planned: bool) -> Text:
     verb = "to merge" if planned else "merged"
     count = "no cascade" if not found else "1 cascade" if found == 1 else f"{found} cascades"
     split = f": {merged} {verb}, {found - merged} left alone" if found else " of linear layers: nothing to merge"
-    return Text.assemble((report.model, "bold"), f": {count}{split} (target {report.target})")
+    return Text.assemble((report.model, "bold"), f": {count}{split} (target\u00a0{report.target})")
 
 
 def _cascades(rows: Iterable[CascadeFacts]) -> Table:

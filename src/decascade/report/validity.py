@@ -13,7 +13,7 @@ from rich.text import Text
 
 from decascade.report.boxes import box_text
 from decascade.report.facts import ProofFacts, ValidityFacts, VerificationFacts
-from decascade.report.tables import plain_table, plain_text
+from decascade.report.tables import indented, plain_table, plain_text
 
 CELLS = 32
 """Width of a bar: a cell per channel, or, of more channels, shares."""
@@ -76,8 +76,8 @@ def render_proofs(facts: ProofFacts) -> RenderableType:
         count = f"{row.confirmed} of {row.channels} channels" if row.looked_at else f"{row.channels} channels"
         word = "" if not row.looked_at else " proved again" if row.tier == "proven" else f" again so on {facts.samples} samples"
         told = f"{count}{word}{f': {row.reason}' if row.reason else ''}"
-        table.add_row(f"  {row.node}", row.tier, Text(told))
-    return Group(head, table, *(Text(f"  {note}") for note in facts.notes))
+        table.add_row(Text(f"  {row.node}"), row.tier, Text(told))
+    return Group(head, table, *(indented(note) for note in facts.notes))
 
 
 def proofs_text(facts: ProofFacts) -> str:

@@ -27,5 +27,6 @@ if (before) startCosts();
 startMaps();
 startActivations();
 startCompression();
+startLayers();
 startMeasures();
 addEventListener("keydown", (event) => { if (event.key === "Escape") unhint(); });
