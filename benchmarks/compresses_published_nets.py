@@ -150,7 +150,7 @@ def main() -> None:
 
 
 def held(found: dict[str, Any], stage: str) -> str:
-    values = [m["after"] for m in found["measures"] if m["stage"] == stage and m["name"] == "agreement"]
+    values = [m["after"] for m in found["measures"] if m["group"] == stage and m["name"] == "agreement"]
     return f"{values[0]:.1f} %" if values else "none"
 
 

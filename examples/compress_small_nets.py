@@ -144,7 +144,7 @@ def compressed(name: str, task: Task, max_drop: float, minutes: float, save: Pat
     if save is not None:
         task.save(result.model, save / f"{name}_small{task.suffix}")
         result.report.to_html(save / f"{name}.html")
-    held = {m.name: (m.before, m.after) for m in result.report.measures if m.stage == "distilled"}
+    held = {m.name: (m.before, m.after) for m in result.report.measures if m.group == "distilled"}
     return {
         "network": name, "max_drop": max_drop, "seconds": seconds, "speedup": result.plan.speedup,
         "macs": [result.plan.before, result.plan.after], "samples": len(task.given[0]),

@@ -124,7 +124,7 @@ def eigh(symmetric: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def ridge_factor(gram: Matrix) -> Any:
-    """What `solve_with` solves with: the Cholesky factor of G + λI; None where G is zero.
+    """What `solve_with` solves with: the Cholesky factor of G + λI; None where G is zero or holds nothing but rounding.
 
     λ = 1e-6 of the mean diagonal, or more: of patches that are nearly dependent (sound, smooth pictures) the sums of float32
     products are off by more than that, and λ grows tenfold until the matrix is positive definite.
@@ -134,19 +134,18 @@ def ridge_factor(gram: Matrix) -> Any:
         return None
     linalg: Any = import_module("scipy.linalg")
     share = RIDGE
-    while True:
+    while share <= 1:
         damped = gram.copy()
         damped[np.diag_indices(len(gram))] += share * scale
         try:
             return linalg.cho_factor(damped, lower=True, overwrite_a=True, check_finite=False)
         except np.linalg.LinAlgError:
             share *= 10
-            if share > 1:
-                raise
+    return None
 
 
 def solve_with(factor: Any, cross: Matrix) -> Matrix:
-    """(G + λI)⁻¹ B; zeros where G is zero."""
+    """(G + λI)⁻¹ B; zeros where there is no factor."""
     linalg: Any = import_module("scipy.linalg")
     return np.zeros_like(cross) if factor is None else linalg.cho_solve(factor, cross, check_finite=False)
 

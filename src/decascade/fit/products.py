@@ -13,6 +13,8 @@ import numpy as np
 
 from decascade.fit.least_squares import RIDGE, Matrix, Regression, eigh, inverse, ridge_solve
 
+KNOWN = 1e-5
+"""Energy below this share of the largest in a window is no more than the rounding of float32 sums: nothing is divided by less."""
 SWEEPS = 2
 """How often the first of two factors is solved again behind the second."""
 DEPTHWISE_SWEEPS = 4
@@ -50,7 +52,7 @@ def _roots(metric: Matrix) -> tuple[Matrix, Matrix]:
     """M^½ and M^-½ of matrices (…, n, n), damped in directions that the data hardly shows."""
     value, vector = eigh(metric)
     most = value[..., -1:]
-    value = np.where(most > 0, np.maximum(value, RIDGE * most), 1.0)
+    value = np.where(most > 0, np.maximum(value, KNOWN * most), 1.0)
     turned = np.swapaxes(vector, -1, -2)
     return (vector * np.sqrt(value)[..., None, :]) @ turned, (vector / np.sqrt(value)[..., None, :]) @ turned
 
