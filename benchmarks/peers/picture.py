@@ -1,0 +1,55 @@
+"""A picture of agreement over cost: a panel per network and budget, a bar per method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from math import floor
+from typing import Any
+
+from peers.rows import OURS
+
+INK, SOFT, LINE, BLUE, GREY = "#333", "#777", "#ddd", "#1d4ed8", "#94a3b8"
+LEFT, WIDTH, RIGHT, BAR, GAP = 300, 420, 250, 16, 8
+HEAD, FOOT, TOP = 44, 30, 12
+
+Row = Mapping[str, Any]
+Groups = Mapping[tuple[str, float], Sequence[Row]]
+
+
+def drawn(groups: Groups) -> str:
+    """An SVG."""
+    parts, y = list[str](), TOP
+    least = floor(20 * min(row["agreement"] for rows in groups.values() for row in rows)) / 20
+    for (model, asked), rows in groups.items():
+        parts += _panel(f"{model}, {asked:g} times fewer MACs asked", rows, y, least)
+        y += HEAD + len(rows) * (BAR + GAP) + FOOT
+    box = f'viewBox="0 0 {LEFT + WIDTH + RIGHT} {y}"'
+    paper = f'<rect width="{LEFT + WIDTH + RIGHT}" height="{y}" rx="8" fill="#fff"/>'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {box} font-family="system-ui, sans-serif" font-size="13">'
+    return "\n".join([head, paper, *parts, "</svg>", ""])
+
+
+def _panel(title: str, rows: Sequence[Row], top: int, least: float) -> list[str]:
+    bottom = top + HEAD + len(rows) * (BAR + GAP)
+
+    def x(agreement: float) -> float:
+        return LEFT + WIDTH * (agreement - least) / (1 - least)
+
+    parts = [_text(16, top + 18, title, more=' font-weight="600"')]
+    for i in range(5):
+        share = least + (1 - least) * i / 4
+        parts.append(f'<path d="M{x(share):g} {top + HEAD - 8}V{bottom}" stroke="{LINE}"/>')
+        parts.append(_text(x(share), bottom + 16, f"{100 * share:.0f} %", SOFT, "middle"))
+    for i, row in enumerate(sorted(rows, key=lambda row: -row["agreement"])):
+        y, own = top + HEAD + i * (BAR + GAP), row["method"] == OURS
+        end = x(row["agreement"])
+        parts.append(f'<rect x="{LEFT}" y="{y}" width="{end - LEFT:g}" height="{BAR}" fill="{BLUE if own else GREY}"/>')
+        parts.append(_text(LEFT - 8, y + 13, row["method"], INK, "end", ' font-weight="600"' if own else ""))
+        told = f"{100 * row['agreement']:.1f} %, {row['fewer_macs']:.2f} × fewer MACs, {row['faster']:.2f} × faster"
+        parts.append(_text(end + 6, y + 13, told, SOFT))
+    return parts
+
+
+def _text(x: float, y: float, words: str, colour: str = INK, anchor: str = "start", more: str = "") -> str:
+    return f'<text x="{x:g}" y="{y:g}" fill="{colour}" text-anchor="{anchor}"{more}>{escape(words)}</text>'
