@@ -1,4 +1,4 @@
-"""Reports for tests: of a merge and a proof, made by the commands themselves, and of a compress run, written by hand."""
+"""Reports for tests: of a merge, a proof and a compress run, made by the commands themselves, and one written by hand."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
+import pytest
 
 import decascade as dc
 from decascade.report.facts import CascadeFacts, CostFacts, Report
@@ -30,8 +33,17 @@ def proven() -> Report:
 
 
 @cache
+def compressed_run() -> Report:
+    """A compress run on random samples, without training."""
+    pytest.importorskip("torch", reason="torch is not installed: pip install decascade[torch]")
+    x = np.random.default_rng(0).random((64, 2, 8, 8), dtype=np.float32)
+    with TemporaryDirectory() as folder:
+        return dc.compress(saved("half_stable", ".onnx", Path(folder)), x, speedup=1.5, distilled=False).report
+
+
+@cache
 def compressed() -> Report:
-    """What a compress run reports beside what a merge does."""
+    """All that a compress run can report beside what a merge does, by hand: charts with something in them."""
     widths = tuple(WidthPoint(n, 0.42 * n**-0.6, 0.46 * n**-0.55, 36_864.0 * n) for n in (4, 8, 16, 32, 64))
     students = (
         StudentFacts(("block4_project", "block4_expand"), "one hidden layer of 16", True, 4e5, 1.2e5, 0.083, 0.012, widths),

@@ -17,11 +17,12 @@ import decascade as dc
 from decascade.cli import run
 from decascade.report.device import ChipFacts, EqualiseFacts, ExportFacts, FidelityFacts, MicroFacts
 from decascade.report.facts import CascadeFacts, CostFacts, ProofFacts, ProofRow, Report, VerificationFacts, Worst
+from decascade.report.html import _tiles as tiles
 from decascade.report.html import inline, page
 from decascade.report.html_data import DECADES, LEVELS, MAPS, NODES, _level, page_data
 from decascade.report.html_layout import NODE, layouts
 from decascade.report.load import from_dict, load_report
-from decascade.report.parts import GraphFacts, NodeFacts
+from decascade.report.parts import GraphFacts, Measure, NodeFacts
 from report_examples import DIGITS, compressed, large, merged, proven
 
 EVIL = '</script><script>alert(1)</script><img src=x onerror=alert(2)>\'"&<!--'
@@ -245,6 +246,17 @@ EXPORTED = ExportFacts(
     micro=MicroFacts(4096, 4000, 96, 8, 1.0, 0.0), chip=ChipFacts("cortex-m4", 1_500_000, 20_000, 900, 700, 1e-6),
     equalised=EqualiseFacts(2, 0.02, 0.012, 0.97, 0.98, True), versions={"decascade": "0"}, seconds=1.5, notes=("a note",),
 )
+
+
+def test_figures_in_the_head() -> None:
+    """What both models have; where there is no such figure, what the finished model has."""
+    report = compressed()
+    shown = [t["what"] for t in tiles(report)]
+    assert shown[3:5] == ["accuracy (%)", "latency (ms)"]
+    alone = (Measure("fitted", "agreement", "%", None, 91.0), Measure("distilled", "agreement", "%", None, 97.5, "higher"))
+    told = tiles(replace(report, measures=alone))[3]
+    assert (told["what"], told["before"], told["value"], told["more"]) == ("agreement (%)", "", "97.5", "distilled")
+    assert [t["what"] for t in tiles(replace(report, measures=()))][3].startswith("how sure")
 
 
 def test_an_export_is_a_page_too(tmp_path: Path) -> None:

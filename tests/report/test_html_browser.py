@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from browser import CHROMIUM, Browser
+from decascade.report.bench import BenchFacts, LayerCost, ModelCost, TargetFacts
 from decascade.report.facts import Report
 from decascade.report.html import page
 from report.test_html import EVIL, EXPORTED, evil_report
-from report_examples import compressed, large, merged, proven
+from report_examples import compressed, compressed_run, large, merged, proven
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian's package is called chromium)")
-REPORTS = {"merge": merged, "proof": proven, "compress": compressed}
+REPORTS = {"merge": merged, "proof": proven, "compress": compressed_run, "all parts": compressed}
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +155,25 @@ def test_figures_of_an_export(browser: Browser, tmp_path: Path) -> None:
     told = " ".join(text(browser, "#measure-table").split())
     assert "cortex-m4 instructions per inference 1,500,000" in told
     assert "accuracy 88.1 % 87.6 % −0.5" in told
+    assert browser.problems == []
+
+
+def test_layers_of_a_measurement(browser: Browser, tmp_path: Path) -> None:
+    """Bars of two models on one scale, the dearest first, all of them on demand."""
+    layers = tuple(LayerCost(f"<b>layer {i}</b>", "3x3 convolution", 10.0 + i) for i in range(20))
+    first, second = ModelCost(400.0, layers, 390.0), ModelCost(58.0, (LayerCost("all", "one", 58.0),), 58.0)
+    facts = BenchFacts(("a.onnx", "b.onnx"), (TargetFacts("tflm", "bytes", (first, second)),), {}, "here", 1.0)
+    (tmp_path / "b.html").write_text(page(facts), encoding="utf-8")
+    browser.open(tmp_path / "b.html")
+    assert text(browser, ".verdict") == "b.onnx takes 6.9 × less than a.onnx on tflm: 400 → 58 bytes."
+    widths = browser.run("[...document.querySelectorAll('.layer .fill')].map((bar) => parseFloat(bar.style.width))")
+    assert widths[0] == pytest.approx(50)
+    assert widths[-1] == 100
+    assert widths[:20] == sorted(widths[:20], reverse=True)
+    assert count(browser, ".layer:not([hidden])") == 13
+    assert "<b>layer 19</b>" in text(browser, ".layer .names"), "a name is no markup"
+    browser.click("#layer-parts button")
+    assert count(browser, ".layer:not([hidden])") == 21
     assert browser.problems == []
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from decascade.report.bench import BenchFacts, LayerCost, ModelCost, TargetFacts
 from decascade.report.facts import CascadeFacts, CostFacts, ProofFacts, ProofRow, Report, VerificationFacts, Worst
+from decascade.report.measures import render_front
 from decascade.report.parts import FrontPoint, Measure
 from decascade.report.tables import plain_text
 from decascade.report.terminal import clipped, render_verification
@@ -64,6 +65,14 @@ def test_a_long_name_leaves_room_for_the_figures() -> None:
     assert clipped("small.h5") == "small.h5"
     assert clipped("x" * 16) == "x" * 16
     assert clipped("x" * 17) == "…" + "x" * 15
+
+
+def test_plans_that_are_alike_are_one_row() -> None:
+    compression = compressed().compression
+    assert compression is not None
+    points = (FrontPoint(5.0, 0.2, words="first"), FrontPoint(5.0, 0.2, True, "taken"), FrontPoint(9.0, 0.0, words="dear"))
+    told = plain_text(render_front(replace(compression, front=(*points, points[0]))))
+    assert [line.split()[-1] for line in told.splitlines()[-2:]] == ["dear", "taken"]
 
 
 def test_what_can_be_tried_where_nothing_got_cheaper(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from decascade.cli.options import (
     Force,
     InputShapes,
     Json,
+    Limits,
     Quiet,
     Range,
     RangeFile,
@@ -63,7 +64,8 @@ def compress(
     resume: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Go on with an interrupted run; needs nothing else.", show_default=False)
     ] = None,
-    input_range: Range = None, input_range_file: RangeFile = None, input_shape: InputShapes = None, report: ReportPath = None,
+    input_range: Range = None, input_range_file: RangeFile = None, input_shape: InputShapes = None, limit: Limits = None,
+    report: ReportPath = None,
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     force: Force = False, quiet: Quiet = False, as_json: Json = False, debug: Debug = False,
 ) -> None:
@@ -80,6 +82,8 @@ def compress(
 
         decascade compress model.keras -o small.keras --data labelled.npz --max-drop 0.5
 
+        decascade compress model.h5 -o small.h5 --data images.npz --speedup 1 --limit flash=64KiB
+
         decascade compress --resume small.keras.run
     """
     asked: dict[str, Any] = {
@@ -87,6 +91,7 @@ def compress(
         "plan": plan, "target": target, "time_limit": time_limit, "scale": scale, "mean": mean, "std": std, "loss": loss,
         "span": span, "distil": distil, "sweep": sweep, "report": report, "seed": seed, "force": force,
         "input_range": chosen_range(input_range, input_range_file and input_range_file.absolute()), "input_shape": input_shape,
+        "limit": limit,
     }
     if resume is not None:
         if model is not None:
@@ -114,7 +119,7 @@ def _carry_out(asked: dict[str, Any], run: Path | None, quiet: bool, as_json: bo
                 max_drop=asked["max_drop"], plan=asked["plan"], target=asked["target"], loss=asked["loss"], span=asked["span"],
                 scaling=None if scaling.idle else scaling, time_limit=seconds(asked["time_limit"], "--time-limit"),
                 distilled=asked["distil"], sweep=asked["sweep"], input_range=asked.get("input_range"),
-                input_shape=chosen_shape(asked.get("input_shape")), run=folder,
+                input_shape=chosen_shape(asked.get("input_shape")), limit=asked.get("limit"), run=folder,
                 remember={COMMAND: _text(asked)}, seed=asked["seed"], progress=progress,
             )
             result.save(output, force=asked["force"], report=report)

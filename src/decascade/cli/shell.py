@@ -61,11 +61,11 @@ def _told(error: Exception) -> tuple[str, int]:
 
 def _usage(error: Any) -> str:
     """typer's words, the nearest option where one is near, and where to read on."""
-    context: Any = error.ctx
-    message, command = error.format_message(), context.command_path if context is not None else "decascade"
+    message, context = error.format_message(), error.ctx
+    command = "decascade" if context is None else context.command_path
     if hasattr(error, "option_name") and hasattr(error, "possibilities"):  # click's class for it has moved between versions
-        given = error.option_name
-        known = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
+        given, parameters = error.option_name, getattr(getattr(context, "command", None), "params", ())
+        known = [name for parameter in parameters for name in parameter.opts if name.startswith("--")]
         near = get_close_matches(given, known, 1, 0.5)
         message = f"there is no option {given}{f'; did you mean {near[0]}?' if near else ''}"
     return f"{message.rstrip('.')}{'' if message.endswith('?') else '.'} Try {command} --help."

@@ -23,6 +23,7 @@ from decascade.report.html_checks import check_parts, proof_parts
 from decascade.report.html_data import finite, page_data, too_large
 from decascade.report.html_export import export_parts
 from decascade.report.load import Facts
+from decascade.report.parts import Measure
 from decascade.report.terminal import change, quantity
 
 SCRIPTS = ("base.js", "graph.js", "table.js", "charts.js", "sections.js", "bench.js", "start.js")
@@ -148,13 +149,23 @@ def _tiles(r: Report) -> list[dict[str, str]]:
         _tile(cost.unit, cost.before, cost.after, change(cost.before, cost.after)),
         _tile("parameters", cost.parameters_before, stored, change(cost.parameters_before, stored)),
     ]
-    known = [m for m in r.measures if m.before is not None and m.after is not None][:2]
-    tiles += [_tile(f"{m.name} ({m.unit})" if m.unit else m.name, m.before or 0.0, m.after, m.group, plain=True) for m in known]
+    tiles += [_figure(m) for m in _shown(r.measures)]
     if r.verification is not None:
         tiles.append(_verified(r.verification))
     elif r.action == "inspect":
         tiles.append({"what": "how sure", "before": "", "value": "not run", "more": "inspect changes nothing", "mood": ""})
     return tiles
+
+
+def _shown(measures: Sequence[Measure]) -> Sequence[Measure]:
+    """Two figures for the head: of those that both models have, else of the last group (the finished model's)."""
+    both = [m for m in measures if m.before is not None and m.after is not None]
+    return (both or [m for m in measures if m.after is not None and m.group == measures[-1].group])[:2]
+
+
+def _figure(m: Measure) -> dict[str, str]:
+    what, after = f"{m.name} ({m.unit})" if m.unit else m.name, m.after or 0.0
+    return _tile(what, after if m.before is None else m.before, m.after, m.group, plain=True)
 
 
 def _tile(what: str, before: float, after: float | None, more: str, plain: bool = False) -> dict[str, str]:

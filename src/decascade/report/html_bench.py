@@ -8,7 +8,7 @@ from typing import Any
 
 from decascade.report.bench import BenchFacts, ModelCost, TargetFacts
 from decascade.report.parts import Measure
-from decascade.report.terminal import change
+from decascade.report.terminal import change, quantity
 
 
 def bench_parts(f: BenchFacts) -> dict[str, Any]:
@@ -28,8 +28,8 @@ def _verdict(f: BenchFacts) -> str:
         return f"{f.models[0]} takes {_number(first.models[0].total)} {first.unit} on {first.target}."
     words = change(first.models[0].total, first.models[1].total)
     told = f"{words} than" if words not in ("", "the same") else "the same as"
-    interval = "" if first.interval is None else f", {_interval(first)}"
-    return f"{f.models[1]} takes {told} {f.models[0]} on {first.target}{interval}."
+    totals = " → ".join(_number(m.total) for m in first.models)
+    return f"{f.models[1]} takes {told} {f.models[0]} on {first.target}: {totals} {first.unit}."
 
 
 def _interval(t: TargetFacts) -> str:
@@ -45,7 +45,9 @@ def _tile(t: TargetFacts) -> dict[str, str]:
 
 
 def _measures(t: TargetFacts) -> Iterator[Measure]:
-    pairs = [("total", [m.total for m in t.models], ""), ("layers by themselves", [m.together for m in t.models], _off(t))]
+    pairs: list[tuple[str, list[float | None], str]] = [("total", [m.total for m in t.models], "")]
+    if any(m.together not in (None, m.total) for m in t.models):
+        pairs.append(("layers by themselves", [m.together for m in t.models], _off(t)))
     spreads = [m.spread for m in t.models]
     if spreads[0] is not None:
         runs = f"{spreads[0].runs:,} runs each, in turn"
@@ -71,4 +73,4 @@ def _layers(f: BenchFacts, t: TargetFacts) -> dict[str, Any]:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return quantity(value) if value >= 1e5 else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

@@ -33,7 +33,8 @@ def render_front(compression: CompressionFacts) -> RenderableType:
     table = plain_table()
     for title in ("cost", compression.loss_unit, ""):
         table.add_column(Text(title), justify="left" if not title else "right")
-    for point in sorted(compression.front, key=lambda p: -p.cost):
+    seen = {(p.cost, p.loss): p for p in sorted(compression.front, key=lambda p: p.chosen)}  # one row of plans that are alike
+    for point in sorted(seen.values(), key=lambda p: -p.cost):
         table.add_row(f"{point.cost:,.0f}", f"{point.loss:.3g}", Text(point.words), style="bold" if point.chosen else "")
     return Group(Text("\nPlans", style="bold"), table)
 

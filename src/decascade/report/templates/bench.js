@@ -18,7 +18,7 @@ function layerBars(title, unit, layers, most, colour) {
     bar.style.width = `${(100 * cost) / most}%`;
     const share = total ? `, ${Math.round((100 * cost) / total)} % of its layers` : "";
     return make("div", { class: "layer", hidden: i < LAYERS ? null : "", on: hinted(`${what}\n${quantity(cost)} ${unit}${share}`) }, [
-      make("span", { class: "names", text: name }), bar, make("span", { class: "number", text: quantity(cost) })]);
+      make("span", { class: "names", text: name }), bar, make("span", { class: "number", text: quantity(Number(cost.toPrecision(4))) })]);
   };
   const rows = sorted.map(row), figure = make("figure", {}, [make("figcaption", { text: `${title} (${unit})` }), ...rows]);
   if (rows.length > LAYERS) figure.append(make("button", { type: "button", text: `Show all ${rows.length}`, on: { click: (event) => {

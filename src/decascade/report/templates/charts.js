@@ -35,7 +35,7 @@ function logTicks(low, high) {
 
 // series: [{name, points: [[x, y, words]], line, dots, dashed}]
 function plot({ title, xName, yName, series, xLog, yLog }) {
-  const [width, height, left, right, top, bottom] = [460, 270, 58, 14, 10, 40];
+  const [width, height, left, right, top, bottom] = [460, 280, 58, 14, 24, 40];
   const all = series.flatMap((s) => s.points);
   const x = scaleOf(all.map((p) => p[0]), xLog, left, width - right), y = scaleOf(all.map((p) => p[1]), yLog, height - bottom, top);
   const parts = [];
@@ -44,7 +44,7 @@ function plot({ title, xName, yName, series, xLog, yLog }) {
   for (const t of x.ticks) parts.push(draw("text", { class: "tick", x: x.place(t), y: height - bottom + 16, "text-anchor": "middle", text: xLog && t < 1 ? tens(t) : quantity(t) }));
   parts.push(draw("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }));
   parts.push(draw("text", { class: "tick", x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle", text: xName }));
-  parts.push(draw("text", { class: "tick", transform: `translate(12 ${(top + height - bottom) / 2}) rotate(-90)`, "text-anchor": "middle", text: yName }));
+  parts.push(draw("text", { class: "tick", x: 4, y: 12, text: yName })); // lying, above the axis: long names fit
   series.forEach((s, i) => {
     const colour = (s.colour ?? i) % 6, points = s.points.filter((p) => x.fits(p[0]) && y.fits(p[1]));
     if (s.line !== false && points.length > 1) parts.push(draw("path", {
@@ -79,6 +79,7 @@ function costColumns(field, unit, width) {
   const bar = Math.max(0.6, Math.min(each * 0.8, 46)), parts = [];
   for (const t of ticks(0, most).filter((v) => v > 0)) for (const sign of [-1, 1]) {
     const y = middle + (sign * t * tall) / most;
+    if (Math.abs(y - 16) < 14 || Math.abs(y - height + 14) < 14) continue; // there the words before and after stand
     parts.push(draw("line", { class: "grid", x1: left, x2: width, y1: y, y2: y }), draw("text", { class: "tick", x: left - 8, y: y + 4, "text-anchor": "end", text: quantity(t) }));
   }
   parts.push(draw("text", { class: "label", x: 0, y: 20, text: "before" }), draw("text", { class: "label", x: 0, y: height - 10, text: "after" }));

@@ -94,7 +94,7 @@ function startCompression() {
   if (curves.length) parts.push(widthPlot(curves));
   if (found.front.length) parts.push(frontPlot(found));
   const families = new Map();
-  for (const curve of found.training) families.set(curve.unit, [...(families.get(curve.unit) || []), curve]);
+  for (const curve of found.training.filter((c) => c.x.length > 1)) families.set(curve.unit, [...(families.get(curve.unit) || []), curve]);
   for (const [unit, some] of families) parts.push(plot({
     title: `Training${unit ? `: ${unit}` : ""}`, xName: some[0].x_unit, yName: unit || "value", yLog: false,
     series: some.map((c) => ({ name: c.name, dots: c.x.length <= 40, points: c.x.map((x, i) => [x, c.y[i]]) })),
@@ -112,7 +112,7 @@ function studentsTable(students) {
   ]));
   const chosenOnes = students.filter((s) => s.chosen).length;
   return make("div", { class: "wide scroll", tabindex: 0, role: "group", "aria-label": "Students" }, [
-    make("p", { class: "hint", text: `${students.length} students considered, ${chosenOnes} chosen; costs in ${data.unit}. Sensitivity: how far the model's output moves with only that student in it.` }),
+    make("p", { class: "hint", text: `${students.length} ${students.length === 1 ? "student" : "students"} considered, ${chosenOnes} chosen; costs in ${data.unit}. Sensitivity: how far the model's output moves with only that student in it.` }),
     make("table", {}, [make("thead", {}, [make("tr", {}, head)]), make("tbody", {}, rows)])]);
 }
 
