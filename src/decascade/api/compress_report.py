@@ -58,9 +58,9 @@ def measures(stages: Mapping[str, Closeness], unit: str) -> tuple[Measure, ...]:
         if close.agreement is not None:
             found.append(Measure(stage, "agreement", "%", None, 100 * close.agreement, "higher", note))
         if close.accuracy is not None and close.original_accuracy is not None:
-            changed = f"; {close.changed[0]} became right, {close.changed[1]} wrong"
+            changed = f"{close.changed[0]} became right, {close.changed[1]} wrong"
             accuracies = 100 * close.original_accuracy, 100 * close.accuracy
-            found.append(Measure(stage, "accuracy", "%", *accuracies, "higher", note + changed))
+            found.append(Measure(stage, "accuracy", "%", *accuracies, "higher", changed))
     return tuple(found)
 
 
