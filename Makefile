@@ -1,8 +1,8 @@
 # make install   .venv with everything: all formats, tests, linters (pinned in requirements.lock)
 # make demo      inspect, merge and verify the shipped model; sets up a light environment of its own where there is no .venv
-# make test      sets up .venv, then lints, types, layers and tests: what CI runs
+# make test      sets up .venv, then lints, types, layers, tests and the documentation: what CI runs
 # make lint      the first three of these
-# make docs      the documentation, in site/ (checked: a broken link or reference is an error)
+# make docs      the documentation alone, in site/ (checked: a broken link or reference is an error)
 # make notebooks pictures   what the documentation shows, run and drawn again
 # make package   wheel and source distribution in dist/, each installed into an empty environment and run there
 
@@ -42,11 +42,11 @@ lint: $(VENV)/.installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-test: lint
+test: lint docs
 	$(BIN)/python -m pytest
 
 docs: $(VENV)/.installed
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 notebooks: $(VENV)/.installed
 	$(BIN)/python docs/run_notebooks.py

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
-from decascade.cli import run
+import decascade as dc
+from decascade.cli import app, run
 from docs.pages import DOCS, PAGES, ROOT, Block, blocks, name
 from proven_models import saved
 
@@ -21,7 +23,7 @@ NEEDS = {"start/keras.md": "keras", "start/pytorch.md": "torch", "compressing.md
 NOT_RUN = ("pip install ", "make ", "python docs/pictures.py")
 """Lines of shell blocks that set things up, from the network or for long: shown, not run."""
 RUN = [p for p in PAGES if any(b.language in ("python", "sh") for b in blocks(p)) and p.name != "README.md"]
-"""The README's models stand for the reader's own."""
+"""The README's blocks have a test of their own."""
 
 
 @pytest.fixture
@@ -57,6 +59,54 @@ def _shell(block: Block, where: str) -> None:
             continue
         assert words[0] == "decascade", f"{where}: {line!r} is no command of ours, and not known as one that is not run"
         assert run([*words[1:], *([] if "--json" in words else ["--quiet"])]) == 0, f"{where}: {line}"
+
+
+def test_the_readme_s_python_runs(folder: Path) -> None:
+    """Its models stand for the reader's own: these are put in their places."""
+    pytest.importorskip("keras")
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    (folder / "digits.keras").rename(folder / "model.keras")
+    (folder / "samples.npz").rename(folder / "images.npz")
+    np.savez(folder / "samples.npz", x=rng.random((8, 8, 8, 1), dtype=np.float32))
+    w1, w2 = rng.normal(size=(4, 3, 3, 3)), rng.normal(size=(2, 4, 3, 3))
+    padded = [dc.Conv(w, rng.normal(size=len(w)), padding=1) for w in (w1, w2)]
+    known: dict[str, Any] = {
+        "__name__": "__main__", "module": torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(4, 2, 3)).eval(),
+        "w1": w1, "b1": rng.normal(size=4), "w2": w2, "b2": rng.normal(size=2), "first": padded[0], "second": padded[1],
+    }
+    with redirect_stdout(io.StringIO()):
+        for block in blocks(ROOT / "README.md"):
+            assert block.language == "python"
+            exec(compile("\n" * block.line + block.text, "README.md", "exec"), known)
+    assert (folder / "small.keras").exists()
+    assert known["border"].kind == "ring"
+    assert "distilled" in {m.group for m in known["result"].report.measures}
+
+
+INDENTED = [(p, i + 1, line) for p in PAGES for i, line in enumerate(p.read_text(encoding="utf-8").splitlines())
+            if line.startswith("    decascade ")]
+
+
+@pytest.mark.parametrize(("page", "number", "line"), INDENTED)
+def test_commands_that_are_not_run_are_understood(page: Path, number: int, line: str) -> None:
+    """Those for the reader's own models: the command, its options and their kinds are right."""
+    assert understood(shlex.split(line, comments=True)), f"{name(page)}, line {number}"
+
+
+def understood(words: list[str]) -> bool:
+    if words[1:] in (["--install-completion"], ["COMMAND", "--help"]):
+        return True
+    command = typer.main.get_command(app).commands[words[1]]  # type: ignore[attr-defined]
+    return command.make_context(words[1], words[2:]) is not None
+
+
+def test_a_command_that_is_none_is_found() -> None:
+    with pytest.raises(KeyError):
+        understood(["decascade", "mrge", "x"])
+    with pytest.raises(Exception, match="No such option"):
+        understood(["decascade", "merge", "x", "-o", "y", "--targt", "macs"])
+    assert len(INDENTED) > 12
 
 
 def test_blocks_say_their_language() -> None:
