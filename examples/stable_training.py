@@ -1,4 +1,4 @@
-"""Trains a small CNN on Fashion-MNIST so that a whole ReLU layer is provably linear on every picture, then merges through it.
+"""Trains a small CNN so that a whole ReLU layer is provably linear on every picture, then merges through it.
 
     python examples/stable_training.py fashion_mnist.npz [--epochs 6] [--out folder]
 
@@ -74,8 +74,13 @@ def accuracy(model: Any, data: dict[str, Any]) -> float:
 
 
 def load(path: Path) -> dict[str, Any]:
+    """Pictures from 0 to 1 and labels; a file without a test part gives its last fifth."""
     with np.load(path) as stored:
         found = {k: torch.from_numpy(stored[k]) for k in stored.files}
+    if "x_train" not in found:
+        cut = len(found["x"]) * 4 // 5
+        parts = {"train": slice(cut), "test": slice(cut, None)}
+        found = {f"{k}_{name}": found[k][part] for k in ("x", "y") for name, part in parts.items()}
     pictures = {"x": found["x_train"], "x_test": found["x_test"]}
     return {
         "y": found["y_train"].long(),
@@ -132,7 +137,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("data", type=Path, help="npz with x_train, y_train, x_test, y_test of 28×28 pictures, 0–255")
+    options.add_argument("data", type=Path, help="npz of 28×28 pictures, 0–255: x_train, y_train, x_test, y_test, or x, y")
     options.add_argument("--epochs", type=int, default=6)
     options.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.01, 0.1, 1.0])
     options.add_argument("--budget", type=float, default=20.0, help="seconds per proof")

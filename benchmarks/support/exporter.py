@@ -95,6 +95,10 @@ def _emit(out: _Out, node: Node, graph: Graph) -> None:
                      count_include_pad=int(op.count_padding))
         case GlobalPool(kind="avg", keepdims=True):
             out.node("GlobalAveragePool", node, inputs)
+        case GlobalPool(kind="avg"):
+            wide = f"{name}.wide"
+            out.node("GlobalAveragePool", node, inputs, wide)
+            out.node("Flatten", node, [wide], suffix=".flat", axis=1)
         case Pad():
             pads = [(0, 0), op.channels, *op.pads]
             names = [out.constant(f"{name}.pads", _flat(pads), np.int64), out.constant(f"{name}.value", op.value)]
@@ -109,6 +113,11 @@ def _emit(out: _Out, node: Node, graph: Graph) -> None:
             out.node("Identity", node, inputs)
         case Activation(kind="relu"):
             out.node("Relu", node, inputs)
+        case Activation(kind="clip"):
+            names = [out.constant(f"{name}.{i}", np.float32(v)) for i, v in enumerate(op.params)]
+            out.node("Clip", node, [*inputs, *names])
+        case Activation(kind="softmax", params=(1.0,)):
+            out.node("Softmax", node, inputs, axis=1)
         case _:
             raise ValueError(f"no ONNX form of {op}")
 

@@ -24,12 +24,17 @@ from decascade.bounds.sightings import Seen
 from decascade.bounds.work import Work
 
 Bools = NDArray[np.bool_]
+F64 = NDArray[np.float64]
 MOMENTUM = 0.75
 LAST = 0.02
 """The last step's share of the box."""
-PLANS = (("middle", "all"), ("shifted", "sparse"), ("kept", "half"), ("corner", "sparse"), ("shifted", "one"))
+PLANS = (("middle", "all"), ("shifted", "sparse"), ("kept", "half"), ("corner", "sparse"), ("shifted", "each"))
 """Where ascents start, and which of a channel's neurons one sample pushes, round by round."""
 FIRST_STEPS, MOST_STEPS = 6, 48
+LONG, COPIES = 30, 4
+"""Steps towards a witness of a channel that has none, and how many of its neurons are tried at once."""
+NEAR, MOST_EACH = 8, 8
+"""One push of a neuron takes about so many neighbours with it; so many neurons of a channel are pushed one by one per round."""
 MOST_REST = 4
 
 
@@ -71,15 +76,49 @@ def search(work: Work, until: float, rounds: int) -> None:
             rest[name] = pause[name] - 1
 
 
+def strangers(work: Work, until: float) -> None:
+    """Long ascents of single neurons for channels that have no witness yet: where most of a channel is idle, what the sum of
+    its neurons wants is not what takes one of them over the end."""
+    for name, s in work.seen.items():
+        found = [g for g in goals(work, s) if not s.unstable_channels[g.channel]]
+        if found:
+            work.progress(f"looking for witnesses of {name}", 0.0)
+        alone = [one for g in found for one in singles(g, COPIES, work.rng)]
+        if not _pushed(work, s, alone, "corner", LONG, until, channels=True):
+            return
+
+
 def _round(work: Work, s: Seen, start: str, choice: str, steps: int, until: float) -> bool:
     """One ascent per goal; False where the time is up."""
-    found = [thinned(goal, choice, work.rng) for goal in goals(work, s)]
+    if choice == "each":
+        found = [one for g in goals(work, s) for one in singles(g, min(int(g.where.sum()) // NEAR + 1, MOST_EACH), work.rng)]
+    else:
+        found = [thinned(goal, choice, work.rng) for goal in goals(work, s)]
+    return _pushed(work, s, found, start, steps, until)
+
+
+def _pushed(work: Work, s: Seen, found: list[Goal], start: str, steps: int, until: float, channels: bool = False) -> bool:
+    """Ascents of some goals, a batch at a time; `channels`: one witness is enough for a channel."""
     found.sort(key=lambda g: np.argwhere(g.where)[0].tolist())
     for i in range(0, len(found), work.batch):
-        block = found[i : i + work.batch]
-        if not ascend(work, s, block, started(work, s, block, start), steps, until):
+        block = [g for g in found[i : i + work.batch] if not (channels and s.unstable_channels[g.channel])]
+        if block and not ascend(work, s, block, started(work, s, block, start), steps, until, channels):
             return False
     return True
+
+
+def singles(goal: Goal, count: int, rng: np.random.Generator) -> list[Goal]:
+    """Some of a goal's neurons, each as a goal of its own."""
+    if not goal.where.ndim:
+        return [goal]
+    every = np.argwhere(goal.where)
+    picked = every[rng.permutation(len(every))[:count]]
+    found = list[Goal]()
+    for at in picked:
+        where = np.zeros(goal.where.shape, np.bool_)
+        where[tuple(at)] = True
+        found.append(replace(goal, where=where))
+    return found
 
 
 def goals(work: Work, s: Seen) -> list[Goal]:
@@ -116,19 +155,16 @@ def _somewhere(s: Seen, classes: Bools, rng: np.random.Generator) -> Bools:
 
 
 def thinned(goal: Goal, choice: str, rng: np.random.Generator) -> Goal:
-    """Of a goal's neurons all, half, those on a coarse grid, or one: what close neighbours want may contradict."""
+    """Of a goal's neurons all, half, or those on a coarse grid: what close neighbours want may contradict."""
     where = goal.where
     if choice == "all" or where.ndim == 0:
         return goal
     if choice == "half":
         kept = where & (rng.random(where.shape) < 0.5)
-    elif choice == "sparse":
+    else:
         step, kept = int(rng.integers(3, 8)), np.zeros(where.shape, np.bool_)
         grid = tuple(slice(int(rng.integers(min(step, n))), None, step) for n in where.shape)
         kept[grid] = where[grid]
-    else:
-        kept = np.zeros(where.shape, np.bool_)
-        kept[tuple(rng.choice(np.argwhere(where)))] = True
     return replace(goal, where=kept) if kept.any() else goal
 
 
@@ -159,8 +195,12 @@ def _kept(work: Work, s: Seen, goal: Goal, shifted: bool) -> dict[str, Values]:
     return found
 
 
-def ascend(work: Work, s: Seen, block: Sequence[Goal], start: Inputs, steps: int, until: float) -> bool:
+def ascend(
+    work: Work, s: Seen, block: Sequence[Goal], start: Inputs, steps: int, until: float, channels: bool = False
+) -> bool:
     """Push each sample towards its goal; every point on the way is watched, up to the tensor.  False: the time is up."""
+    wanted = np.stack([s.by_class(g.where[None])[0] for g in block])
+    of, regime = np.array([g.channel for g in block]), np.array([g.regime for g in block])
     ahead = part(work.graph, [s.tensor])
     x = {k: v for k, v in start.items() if k in ahead.inputs}
     rest = {k: v for k, v in start.items() if k not in ahead.inputs}
@@ -168,6 +208,8 @@ def ascend(work: Work, s: Seen, block: Sequence[Goal], start: Inputs, steps: int
     for share in np.geomspace(1.0, LAST, steps):
         if work.left() < until:
             return False
+        if bool(s.unstable_channels[of].all()) if channels else not (wanted & ~s.seen[regime, of]).any():
+            return True
         for name, form in gradient(ahead, x, s.tensor, _seed(block, s.margin), work.sightings.watcher({**rest, **x})).items():
             pull = np.zeros_like(x[name])
             pull[form.where] = form.coefficients
@@ -179,7 +221,7 @@ def ascend(work: Work, s: Seen, block: Sequence[Goal], start: Inputs, steps: int
     return True
 
 
-def _seed(block: Sequence[Goal], margin: float) -> Callable[[Values], Form]:
+def _seed(block: Sequence[Goal], margin: F64) -> Callable[[Values], Form]:
     """The sum over each goal's neurons that are not past it by more than the margin; over all once all are."""
     used = np.logical_or.reduce([g.where for g in block])
     window = tuple((int(at.min()), int(at.max()) + 1) for at in np.nonzero(used)) if used.ndim else ()
@@ -189,11 +231,11 @@ def _seed(block: Sequence[Goal], margin: float) -> Callable[[Values], Form]:
         found = np.zeros((z.shape[0], *(b - a for a, b in window), len(block)), z.dtype)
         for n, goal in enumerate(block):
             values, where = z[(goal.channel, *inner, n)], goal.where[inner]
-            short = where & (goal.direction * (values - goal.past) <= margin)
+            short = where & (goal.direction * (values - goal.past) <= margin[goal.channel])
             found[goal.channel, ..., n] = goal.direction * (short if short.any() else where)
         return Form(found, window)
 
     return seed
 
 
-__all__ = ["Goal", "ascend", "goals", "search", "started", "thinned"]
+__all__ = ["Goal", "ascend", "goals", "search", "singles", "started", "strangers", "thinned"]

@@ -1,7 +1,8 @@
 """`prove`: every activation of a graph decided over a box, as far as the time goes.
 
 In order: interval bounds; patterns and calibration data run through the graph; ascent towards the regimes that were not
-seen; backward linear bounds, layer by layer, each tightening what follows; programs of single neurons; ascent again.
+seen; backward linear bounds, layer by layer, each tightening what follows; long ascents for channels that have no witness;
+programs of single neurons; ascent again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.bounds.ascent import search
+from decascade.bounds.ascent import search, strangers
 from decascade.bounds.box import Box
 from decascade.bounds.certificate import ActivationRecord, Certificate, Status, Witness
 from decascade.bounds.geometry import part
@@ -70,9 +71,11 @@ def decide(work: Work, seconds: float, data: Mapping[str, NDArray[Any]] | None) 
     """All stages, while there is time and something to decide."""
     warm_up(work, seconds)
     look_at_patterns(work, 0.8 * work.left(), data)
-    search(work, 0.65 * work.left(), rounds=5)
-    linear(work, 0.55 * work.left())
-    helped = programs(work, 0.35 * work.left())
+    search(work, 0.75 * work.left(), rounds=2)
+    linear(work, 0.7 * work.left())
+    strangers(work, 0.6 * work.left())
+    search(work, 0.75 * work.left(), rounds=5)
+    helped = programs(work, 0.4 * work.left())
     search(work, 0.5 * work.left(), rounds=10)
     while helped and work.left() > 0:
         helped = programs(work, 0.0)
@@ -188,7 +191,7 @@ def numbered(graph: Graph, box: Box) -> Graph:
             kind = f", which {writer.op.kind} writes" if writer is not None and isinstance(writer.op, Foreign) else ""
             raise UnknownSizeError(
                 f"the size of {name}{kind} is not known before the model runs: proofs over an input range need a model"
-                " of fixed input size, or lowest and highest values as arrays of the input's size"
+                " of fixed input size (an input shape makes it one), or lowest and highest values as arrays of the input's size"
             )
     return found
 

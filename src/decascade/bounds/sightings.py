@@ -1,6 +1,7 @@
 """What inputs have been seen to do to the activations: the regimes that each channel and neuron was taken to.
 
-Seen counts only beyond a margin, eight times the largest difference between float32 and float64 on the first batch.
+Seen counts only beyond a margin, eight times the largest difference between float32 and float64 on the first batch: that of
+the channel, as some are far smaller than their neighbours, but no less than a fiftieth of the whole tensor's.
 The inputs that stand for a channel are kept and, at the end, run again in both precisions (`Sightings.confirm`).  Where
 keeping them would take more than `MOST_KEPT`, nothing more is noted of channels that none stands for yet.
 """
@@ -18,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.bounds.certificate import Witness
-from decascade.bounds.forward import Values, run
+from decascade.bounds.forward import Values, column, run
 from decascade.bounds.geometry import Axes
 from decascade.bounds.regimes import Regime, regimes
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Activation
 
 Bools = NDArray[np.bool_]
+F64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 AT_ONCE = 32
 """Inputs that are run together when they are confirmed."""
@@ -50,7 +52,7 @@ class Seen:
     seen: Bools
     sample: Ints
     position: Ints
-    margin: float = inf
+    margin: F64
 
     @property
     def tensor(self) -> str:
@@ -69,12 +71,12 @@ class Seen:
 
     def inside(self, x: Values, i: int) -> Bools:
         """Entries of x beyond the margin inside regime i; any over the last axis."""
-        piece, m = self.pieces[i], self.margin
+        piece, m = self.pieces[i], column(self.margin, x.ndim - 1)
         if piece.lo == -inf:
             return np.asarray(x.min(axis=-1) < piece.hi - m)
         if piece.hi == inf:
             return np.asarray(x.max(axis=-1) > piece.lo + m)
-        return np.asarray(((x > piece.lo + m) & (x < piece.hi - m)).any(axis=-1))
+        return np.asarray(((x > piece.lo + m[..., None]) & (x < piece.hi - m[..., None])).any(axis=-1))
 
     def by_class(self, flags: Bools) -> Bools:
         """(C, *S) → (C, *classes): whether any position of the class."""
@@ -131,7 +133,7 @@ class Sightings:
     def _calibrate(self, batch: Mapping[str, Values]) -> None:
         single: dict[str, Values] = {}
         wanted = {s.tensor for s in self.seen.values()}
-        worst = dict.fromkeys(wanted, 0.0)
+        worst = dict[str, F64]()
 
         def keep(name: str, x: Values) -> None:
             if name in wanted:
@@ -139,8 +141,9 @@ class Sightings:
 
         def compare(name: str, x: Values) -> None:
             if name in wanted:
-                difference = np.abs(x - single[name].astype(np.float64)).max(initial=0.0)
-                worst[name] = 8 * float(difference) + 1e-6 * float(np.abs(x).max(initial=0.0)) + 1e-30
+                flat, difference = (np.abs(a).reshape(len(x), -1) for a in (x, x - single[name].astype(np.float64)))
+                each = 8 * difference.max(axis=1, initial=0.0) + 1e-6 * flat.max(axis=1, initial=0.0)
+                worst[name] = np.maximum(each, each.max(initial=0.0) / 50) + 1e-30
 
         run(self.graph, batch, keep)
         run(self.graph, {k: v.astype(np.float64) for k, v in batch.items()}, compare)
@@ -235,4 +238,5 @@ def seen_of(node: Node, channels: int, axes: Axes, own: Axes) -> Seen:
     return Seen(
         node, pieces, tuple(order), tuple(starts), tuple(labels), weight, tuple(product(*firsts)),
         np.zeros((*shape, *weight.shape), np.bool_), np.full(shape, -1, np.int64), np.zeros((*shape, len(axes)), np.int64),
+        np.full(channels, inf),
     )

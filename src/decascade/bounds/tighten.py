@@ -8,6 +8,8 @@ import numpy as np
 
 from decascade.bounds.backward import Tracer, neuron_bounds
 from decascade.bounds.exact import lowest
+from decascade.bounds.forward import is_linear
+from decascade.bounds.geometry import part
 from decascade.bounds.sightings import Seen
 from decascade.bounds.work import F64, Work
 
@@ -21,17 +23,23 @@ BINARIES = 300
 """Neurons that are exact in a program."""
 FUTILE = 8
 """After so many neurons in a row without a result the rest of a layer is left as it is."""
+HOPELESS = 3
+"""After so many layers in a row of which bounds decide nothing, later ones, whose bounds are looser still, are left alone."""
+EARLY = 2
+"""Layers whose neurons are small enough for programs to decide them all; they come first, with more patience."""
 
 
 def linear(work: Work, until: float) -> None:
     """Backward bounds of the neurons that intervals leave undecided, layer by layer, up to the last with an open one."""
-    order = list(work.seen.values())
+    order, vain = list(work.seen.values()), 0
     for i, s in enumerate(order):
-        if work.left() < until or not any(work.open(w).any() for w in order[i:]):
+        if work.left() < until or vain >= HOPELESS or not any(work.open(w).any() for w in order[i:]):
             return
         work.progress("bounding activations", i / len(order))
+        before = work.count_open(s)
         if linear_layer(work, s, until, whole=WHOLE * work.left()):
             work.settle()
+        vain = vain + 1 if 0 < work.count_open(s) == before else 0
 
 
 def linear_layer(work: Work, s: Seen, until: float, whole: float) -> bool:
@@ -58,12 +66,15 @@ def linear_layer(work: Work, s: Seen, until: float, whole: float) -> bool:
 
 
 def programs(work: Work, until: float) -> bool:
-    """Single neurons as mixed-integer programs, early layers first: all that are not stable, while they are quick, for the sake
-    of what follows; then the open ones.  Whether any was decided."""
+    """Single neurons as mixed-integer programs: the open ones of the first layers; then, layer by layer, all that are not
+    stable, while they are quick, for the sake of what follows; then the open ones.  Whether any was decided."""
     order, before = list(work.seen.values()), sum(work.count_open(s) for s in work.seen.values())
+    for s in order[:EARLY]:
+        if _decide(work, s, (work.left() + until) / 2, 8 * FUTILE):
+            work.settle()
     for i, s in enumerate(order):
         ahead = order[i + 1 : i + 4]
-        if s.tensor in work.graph.inputs or not any(work.open(w).any() for w in ahead):
+        if _affine(work, s) or not any(work.open(w).any() for w in ahead):
             continue
         work.progress("solving programs of single neurons", i / len(order))
         if not _narrow(work, s, until + (1 - LAYER) * max(work.left() - until, 0)):
@@ -76,6 +87,11 @@ def programs(work: Work, until: float) -> bool:
         if _decide(work, s, until):
             work.settle()
     return sum(work.count_open(s) for s in work.seen.values()) < before
+
+
+def _affine(work: Work, s: Seen) -> bool:
+    """Whether a tensor is affine in the inputs, so that its bounds are exact as they are."""
+    return all(is_linear(n.op) for n in part(work.graph, [s.tensor]).nodes)
 
 
 def _narrow(work: Work, s: Seen, until: float) -> bool:
@@ -105,16 +121,18 @@ def _range(work: Work, s: Seen, channel: int, k: int, seconds: float) -> bool:
     return ended or bool(min(-high.bound, hi) - max(low.bound, lo) <= 0.95 * (hi - lo))
 
 
-def _decide(work: Work, s: Seen, until: float) -> bool:
-    """Whether open neurons get to regimes that they were not seen in, those first that bounds put nearest to a proof; each
-    may take its share of the time.  Whether any was decided."""
-    waiting = np.argwhere(work.open(s).reshape(len(s.seen[0]), -1))
-    ease = np.argsort([_excess(work, s, c, k) for c, k in waiting.tolist()], kind="stable")
+def _decide(work: Work, s: Seen, until: float, patience: int = FUTILE) -> bool:
+    """Whether open neurons get to regimes that they were not seen in, those first that bounds put nearest to a proof and that
+    stand for many; each may take its share of the time.  Whether any was decided."""
+    waiting, weight = np.argwhere(work.open(s).reshape(len(s.seen[0]), -1)), s.weight.ravel()
+    # the share of a neuron's bounds that is in the way of a proof, per neuron of the user's picture that it stands for
+    ease = np.argsort([_excess(work, s, c, k) / weight[k] for c, k in waiting.tolist()], kind="stable")
     decided = vain = 0
     for n, (c, k) in enumerate(waiting[ease].tolist()):
-        if work.left() < until or vain >= FUTILE:
+        if work.left() < until or vain >= patience:
             break
-        seconds = max(PROGRAM * work.left(), (work.left() - until) / (len(waiting) - n), 0.5)
+        rest = weight[[at for _, at in waiting[ease[n:]].tolist()]].sum()
+        seconds = max(PROGRAM * work.left(), (work.left() - until) * float(weight[k] / rest), 0.5)
         done = _reach(work, s, c, k, seconds)
         decided, vain = decided + done, 0 if done else vain + 1
     return decided > 0
