@@ -520,3 +520,31 @@ def test_bad_use() -> None:
         distill(STUDENT, ORIGINAL, samples(ORIGINAL), time_limit=0)
     with pytest.raises(UsageError, match=r"^the student has other inputs or outputs than the original: they must be the same$"):
         distill(net(softmax=False), ORIGINAL, samples(ORIGINAL))
+
+
+def test_a_student_that_starts_close_is_trained_at_a_lower_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rate at which the loss first rises is passed over; what was tried leaves no trace."""
+    rates = import_module("decascade.fit.distill_rate")
+    used = list[float]()
+    make = torch.optim.AdamW
+
+    def told(parameters: Any, rate: float, **more: Any) -> Any:
+        used.append(rate)
+        return make(parameters, rate, **more)
+
+    monkeypatch.setattr(torch.optim, "AdamW", told)
+    options = replace(QUICK, rate=None, epochs=2)
+    data = samples(ORIGINAL)
+    far = distill(STUDENT, ORIGINAL, data, options)
+    assert used[-1] == rates.RATES[0]
+    assert far.history[-1].step == 2 * (173 // 32)
+    stem = ORIGINAL.nodes[0]
+    near = replace(ORIGINAL, nodes=(replace(stem, op=replace(stem.op, weight=stem.op.weight * 1.0001)), *ORIGINAL.nodes[1:]))
+    used.clear()
+    found = distill(near, ORIGINAL, data, options)
+    assert used == [rates.RATES[0], *rates.RATES[:-1], rates.RATES[-1]]
+    assert found.start.held == pytest.approx(distill(near, ORIGINAL, data, replace(options, rate=1e-6)).start.held, rel=1e-6)
+    monkeypatch.setattr(rates, "SHARE", 0.0)
+    used.clear()
+    distill(near, ORIGINAL, data, options, time_limit=60.0)
+    assert used == [rates.RATES[0], rates.RATES[0], rates.RATES[-1]]

@@ -20,6 +20,7 @@ from decascade.fit.data import Dataset
 from decascade.fit.distill_loop import Judge, Progress, Setting, Training, TrainLoss, Values
 from decascade.fit.distill_objective import Objective, objective
 from decascade.fit.distill_parameters import Frame, Trainable, measured
+from decascade.fit.distill_rate import suited_rate
 from decascade.fit.distill_schedule import Clock, Schedule
 from decascade.fit.distill_state import Point, State, fingerprint, load
 from decascade.fit.divergence import Output, outputs_of
@@ -53,16 +54,16 @@ class DistillOptions:
     """How a student is trained.
 
     `epochs` over the data (by default 30, of few samples as many as 2,000 steps take), in batches of `batch`; a time limit
-    ends it earlier.  `rate`: the highest learning rate of AdamW.  `temperature` softens class probabilities; `features`
-    weights the tensors on the way to the outputs.  `augment`: "auto" changes pictures in ways that the original bears, None
-    nothing.  `precision`: "auto" is bfloat16 where that is measured to be faster.  `patience`: share of the training without
-    anything better after which it stops.  `loss(student, original, labels)` on tensors by name, and `optimizer(parameters)`,
-    replace the built-in ones.
+    ends it earlier. `rate`: the highest learning rate of AdamW (by default found by trial, see `suited_rate`).
+    `temperature` softens class probabilities; `features` weights the tensors on the way to the outputs. `augment`: "auto"
+    changes pictures in ways that the original bears, None nothing. `precision`: "auto" is bfloat16 where that is measured
+    to be faster. `patience`: share of the training without anything better after which it stops. `loss(student, original,
+    labels)` on tensors by name, and `optimizer(parameters)`, replace the built-in ones.
     """
 
     epochs: float | None = None
     batch: int = 128
-    rate: float = 2e-3
+    rate: float | None = None
     weight_decay: float = 0.0
     temperature: float = 3.0
     features: float = 1.0
@@ -200,7 +201,9 @@ class _Job:
         setting = self._setting(trainable, original, goal, clock, time_limit, mark)
         bfloat16 = more["bfloat16"] if saved else _bfloat16(options, goal, setting)
         setting = replace(setting, bfloat16=bfloat16, more={"frames": frames, "bfloat16": bfloat16})
-        optimizer = self._optimizer(trainable)
+        rate = more["rate"] if saved else self._rate(setting, trainable)
+        setting = replace(setting, more={**setting.more, "rate": rate})
+        optimizer = self._optimizer(trainable, rate)
         training = Training(setting, State(trainable.module, optimizer, notes=notes), [g["lr"] for g in optimizer.param_groups])
         if saved:
             clock.before = float(saved["elapsed"])
@@ -256,11 +259,18 @@ class _Job:
         values = self.data.first(WATCHED).tensors(np.arange(min(WATCHED, self.data.count)))
         return suited(possible(self.original, AUTO), decide, values, torch.Generator().manual_seed(self.options.seed))
 
-    def _optimizer(self, trainable: Trainable) -> Any:
+    def _rate(self, setting: Setting, trainable: Trainable) -> float:
+        options = self.options
+        if options.rate is not None or options.optimizer is not None:
+            return options.rate or 0.0  # an optimiser of the user's has its own
+        self.progress("trying learning rates", 0.0)
+        return suited_rate(setting, trainable.module, lambda rate: self._optimizer(trainable, rate))
+
+    def _optimizer(self, trainable: Trainable, rate: float) -> Any:
         parameters = [p for p in trainable.module.parameters() if p.requires_grad]
         if self.options.optimizer is not None:
             return self.options.optimizer(parameters)
-        return load_torch().optim.AdamW(parameters, self.options.rate, weight_decay=self.options.weight_decay)
+        return load_torch().optim.AdamW(parameters, rate, weight_decay=self.options.weight_decay)
 
     def _result(self, state: State, trainable: Trainable, original: Lowered, goal: Objective, clock: Clock) -> Distilled:
         state.take(state.best)

@@ -115,6 +115,12 @@ class Training:
                 self._after(asked())
         self._end()
 
+    def walk(self, steps: int) -> None:
+        """So many steps at the highest rate, and nothing else."""
+        for _ in range(steps):
+            self._step(self.setting.schedule.warm)
+            self.state.step += 1
+
     def _share(self) -> float:
         """How much of the training is done.  A limited time must leave room for one more step and two looks at the end."""
         reserve = self.stepped + 2.5 * self.looked + END

@@ -14,7 +14,7 @@ import numpy as np
 from decascade.fit.least_squares import RIDGE, Matrix, Regression, eigh, inverse, ridge_solve
 
 KNOWN = 1e-5
-"""Energy below this share of the largest in a window is no more than the rounding of float32 sums: nothing is divided by less."""
+"""Energy below this share of a window's largest is no more than the rounding of float32 sums: nothing is divided by less."""
 SWEEPS = 2
 """How often the first of two factors is solved again behind the second."""
 DEPTHWISE_SWEEPS = 4
