@@ -217,6 +217,29 @@ def test_a_large_picture_is_analysed_small():
     assert sum(found.neurons.values()) == 10 * 224 * 224
 
 
+def test_the_work_of_a_proof_does_not_grow_with_the_picture(monkeypatch):
+    """The same neurons are bounded at the same size, whatever the picture; no time is measured."""
+    from decascade.bounds import tighten
+    from decascade.bounds.prove import linear_bounds
+
+    right, asked = tighten.neuron_bounds, list[tuple[str, tuple[int, ...], tuple[int, ...]]]()
+
+    def counted(tracer, name, channels, position):
+        asked.append((name, tuple(channels), tuple(tracer.shape(name))))
+        return right(tracer, name, channels, position)
+
+    monkeypatch.setattr(tighten, "neuron_bounds", counted)
+    work = list[list[tuple[str, tuple[int, ...], tuple[int, ...]]]]()
+    for size in (32, 64, 224):
+        rng = np.random.default_rng(0)
+        layers = [conv(rng, 2, 6), RELU, conv(rng, 6, 6, stride=2), RELU, conv(rng, 6, 4), RELU]
+        asked.clear()
+        linear_bounds(chain(*layers, shape=(2, size, size)), (0, 1))
+        work.append(list(asked))
+    assert len(work[0]) > 20
+    assert work[0] == work[1] == work[2]
+
+
 def test_models_without_piecewise_activations_have_an_empty_certificate():
     found = prove(chain(Activation("sigmoid"), GlobalPool("avg")), (0, 1))
     assert found.activations == ()

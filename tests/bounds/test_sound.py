@@ -172,3 +172,40 @@ def test_regimes_are_what_the_activation_does(op):
             assert np.ptp(np.diff(regimes.value(op, x))) > 1e-6
         else:
             assert np.abs(regimes.value(op, x) - (piece.slope[0] * x + piece.shift)).max() <= 1e-12
+
+
+def orders(terms, rng):
+    """Sums in float32, one term after the other, in orders that round badly: by size, by sign, at random; and in pairs."""
+    ranked = np.argsort(np.abs(terms))
+    signed = np.argsort(terms)
+    for order in (ranked, ranked[::-1], signed, signed[::-1], *(rng.permutation(len(terms)) for _ in range(10))):
+        yield np.cumsum(terms[order], dtype=np.float32)[-1]
+    pairs = terms
+    while len(pairs) > 1:
+        even = np.append(pairs, np.zeros(len(pairs) % 2, np.float32))
+        pairs = even[::2] + even[1::2]
+    yield pairs[0]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_bounds_hold_in_any_order_of_summation(monkeypatch, signed):
+    """A box of one point: the bounds are the slack alone.  Without it, some order leaves them."""
+    from bounds.nets import chain
+    from decascade.algebra.conv import Conv
+    from decascade.ir.ops import Dense
+
+    rng = np.random.default_rng(3)
+    weight = (rng.normal(size=(1, 3000)) if signed else rng.random((1, 3000))).astype(np.float32)
+    x = rng.random(3000).astype(np.float32)
+    graph = chain(Dense(Conv(weight, None)), Activation("relu"), shape=(3000,))
+    sums = np.array(list(orders(weight[0] * x, rng)), np.float64)
+    assert np.ptp(sums) > 0
+
+    def held():
+        bounds = propagate(graph, Box.of(graph, (x, x)))[graph.nodes[0].output]
+        low, high = neuron_bounds(Tracer(graph, propagate(graph, Box.of(graph, (x, x)))), graph.nodes[0].output, [0], ())
+        return ((sums >= bounds.lo[0]) & (sums <= bounds.hi[0]) & (sums >= low[0]) & (sums <= high[0])).all()
+
+    assert held()
+    monkeypatch.setattr("decascade.bounds.interval.gamma", lambda terms, u: 0.0)
+    assert not held()
