@@ -29,6 +29,17 @@ def test_inspect_prints_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("name", ["yunet_n_320_320.onnx", "FastestDet.onnx", "st_mobilenet_v2_0.35_128.onnx"])
+def test_published_models_fit_eighty_columns(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model = Path(__file__).resolve().parents[1].parent / "shared" / "models" / name
+    if not model.exists():
+        pytest.skip(f"{name} is not at hand")
+    assert run(["inspect", str(model)]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "Next: decascade compress" in " ".join(out.split()), "nothing of these pays: it says what does"
+
+
 def test_merge_then_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "small.onnx")
     assert run(["merge", ONNX, "-o", out, "--report", str(tmp_path / "r.json"), "--input-range", "0", "1"]) == 0

@@ -82,7 +82,13 @@ def _objects(schema: Any) -> Any:
 
 
 SPOILED: dict[str, Callable[[Any], Any]] = {
-    "schema is 9, this version reads 1": lambda d: d.update(schema=9),
+    "schema is 9, this version reads 1; a newer version of decascade wrote it: draw it with that one":
+        lambda d: d.update(schema=9),
+    "schema is 0, this version reads 1; an older version of decascade wrote it: run its command again":
+        lambda d: d.update(schema=0),
+    "schema is \"1\", this version reads 1": lambda d: d.update(schema="1"),
+    "schema is true, this version reads 1": lambda d: d.update(schema=True),
+    "schema is null, this version reads 1": lambda d: d.pop("schema"),
     "target is missing": lambda d: d.pop("target"),
     "more is not known to this version": lambda d: d.update(more=1),
     "cascades[0].decision is \"maybe\": one of 'merged', 'left' was expected":

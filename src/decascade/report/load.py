@@ -67,8 +67,7 @@ def from_dict(found: object) -> Facts:
         return build(ExportFacts, facts)
     if "targets" in facts:
         return build(BenchFacts, facts)
-    if facts.get("schema") != SCHEMA:
-        raise UsageError(f"schema is {_shown(facts.get('schema'))}, this version reads {SCHEMA}")
+    _check_schema(facts.get("schema"))
     report = build(Report, facts)
     if report.validity is not None:
         _check_box(report.validity.box, "validity.box")
@@ -77,6 +76,16 @@ def from_dict(found: object) -> Facts:
         _check_places(report.graphs.before, "graphs.before", after, None)
         _check_places(report.graphs.after, "graphs.after", after, before)
     return report
+
+
+def _check_schema(found: object) -> None:
+    if found == SCHEMA and not isinstance(found, bool):
+        return
+    told = f"schema is {_shown(found)}, this version reads {SCHEMA}"
+    if isinstance(found, int) and not isinstance(found, bool):
+        told += ("; an older version of decascade wrote it: run its command again" if found < SCHEMA else
+                 "; a newer version of decascade wrote it: draw it with that one")
+    raise UsageError(told)
 
 
 def _check_box(box: dict[str, Any], where: str) -> None:
