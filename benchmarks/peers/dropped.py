@@ -18,6 +18,7 @@ from peers.task import Made, Meter, Task, recovered, trained
 
 TRIED, SHARE = 3, 0.05
 """How many choices are trained for a short while, and each one's share of the budget."""
+RATE = 2e-3
 STEP = 0.25
 """Processor seconds that a step is taken to cost there."""
 
@@ -28,7 +29,7 @@ def dropped(task: Task, speedup: float, meter: Meter) -> Made:
     best = found[:TRIED]
     if len(best) > 1:
         steps = max(int(SHARE * meter.budget / STEP), 4)
-        tried = [(drops, trained(task, graph, steps)) for drops, graph in best]
+        tried = [(drops, trained(task, graph, steps, rate=RATE)) for drops, graph in best]
         best = sorted(tried, key=lambda pair: task.looked(pair[1]).divergence)
     drops, graph = best[0]
     return recovered(task, graph, meter, f"dropped: {', '.join(drops)}; of {len(found)} choices")

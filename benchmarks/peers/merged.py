@@ -1,9 +1,9 @@
 """LayerMerge's selection (Kim et al., ICML 2024) over decascade's own segments and students.
 
 A table of importance I = exp(Δ) with Δ the change of accuracy after a short fine-tuning of that segment alone, here of
-agreement with the original, as there are no labels; a kept layer has I = 1.  Then the dynamic programme over the layers in order,
-D[t, e] = max over segments (s, e) and their students of D[t − T, s] + I, with costs T in `GRID` parts of the original's.  The
-students start from our least-squares fits and are fitted again in the chosen net as ours are.
+agreement with the original, as there are no labels; a kept layer has I = 1.  Then the dynamic programme over the layers in
+order, D[t, e] = max over segments (s, e) and their students of D[t − T, s] + I, with costs T in `GRID` parts of the original's.
+The students start from our least-squares fits and are fitted again in the chosen net as ours are.
 """
 
 from __future__ import annotations

@@ -19,9 +19,10 @@ def compressed(task: Task, speedup: float, meter: Meter) -> Made:
         assembled = process_time() - before
         cost = price(task, student)
     selecting = meter.spent + assembled
-    steps = cost.steps(meter.budget - selecting)
+    meter.charged += cost.trial
+    steps = cost.steps(meter.left - assembled)
     per_epoch = task.job.train.count // task.job.options.batch
-    job = replace(task.job, options=replace(task.job.options, epochs=steps / per_epoch))
+    job = replace(task.job, options=replace(task.job.options, epochs=steps / per_epoch, rate=cost.rate))
     found = attempt(job, plan, RunFolder(), True, None, silent)
     told = "; ".join(f"{c.student} for {len(c.nodes)} nodes" for c in plan.choices)
     return Made(found.graph, steps, selecting, meter.spent, told)

@@ -59,7 +59,8 @@ def _cells(row: Row, others: Sequence[Row]) -> list[str]:
         row["method"], f"{row['fewer_macs']:.2f}", f"{row['faster']:.2f}",
         f"**{told}**" if within and row["agreement"] == best else told, f"{row['divergence']:.4f}",
         f"{100 * row['original_accuracy']:.1f} → {100 * row['accuracy']:.1f} %",
-        f"+{row['became_right']} −{row['became_wrong']}", f"{row['epochs']:.1f}", f"{row['cpu_seconds'] / 60:.1f} min, {row['selecting_seconds'] / 60:.1f}",
+        f"+{row['became_right']} −{row['became_wrong']}", f"{row['epochs']:.1f}",
+        f"{row['cpu_seconds'] / 60:.1f} min, {row['selecting_seconds'] / 60:.1f}",
         ("" if within else "**not within the budget** ") + row["note"],
     ]
 

@@ -16,11 +16,12 @@ from time import process_time
 from typing import Any
 
 import numpy as np
-import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from decascade.api.attempts import SPAN, Job, begin
 from decascade.fit.data import Dataset, Scaling, load_dataset
 from decascade.fit.distill import DistillOptions, distill
+from decascade.fit.distill_loop import STAGE
 from decascade.fit.pipeline import Closeness, closeness, exact_tier
 from decascade.fit.survey import Survey
 from decascade.ir.graph import Graph
@@ -31,6 +32,8 @@ PILOT = 14
 """Steps that prices are measured on."""
 LOOKS = 42
 """Looks of a training at held-out images."""
+TRIAL = 32
+"""Steps of one learning rate's trial, after which there is one look."""
 LEAST = 10
 """Steps that are made even where selection has used the time up."""
 
@@ -61,13 +64,16 @@ class Meter:
 
 @dataclass(frozen=True)
 class Price:
-    """Processor seconds of the start of a training, of a step, of a look."""
+    """Processor seconds of the start of a training, of a step, of a look, and of the trial that found its learning rate."""
 
     start: float
     step: float
     look: float
+    trial: float
+    rate: float
 
     def steps(self, seconds: float) -> int:
+        """Steps that so much time pays, the rate being known."""
         return max(int((seconds - self.start - LOOKS * self.look) / self.step), LEAST)
 
 
@@ -133,22 +139,31 @@ def silent(stage: str, share: float) -> None:
 
 
 def price(task: Task, student: Graph) -> Price:
-    """What training this student costs: the quarter of the steps and looks that others disturb least."""
-    ends, starts, start = list[float](), list[float](), process_time()
+    """What training this student costs: the quarter of the steps and looks that others disturb least; and its learning rate."""
+    ends, starts, rates, tried = list[float](), list[float](), list[float](), list[float]()
 
-    def optimizer(parameters: list[Any]) -> Any:
-        made: Any = torch.optim.AdamW(parameters, 1e-9)
-        made.register_step_post_hook(lambda *_: ends.append(process_time()))
-        return made
+    def stepped(optimizer: Any, *_: Any) -> None:
+        ends.append(process_time())
+        rates.append(optimizer.defaults["lr"])
 
-    options = replace(task.job.options, epochs=PILOT * task.job.options.batch / task.job.train.count, optimizer=optimizer,
-                      patience=1.0)
-    distill(student, task.exact, task.job.train, options, held=task.job.held, outputs=task.job.work.outputs,
-            progress=lambda *_: starts.append(process_time()))
+    def progress(stage: str, share: float) -> None:
+        (starts if stage == STAGE else tried).append(process_time())
+
+    start, hook = process_time(), register_optimizer_step_post_hook(stepped)
+    job = task.job
+    # half a step less, which counts as a whole one: exactly so many steps
+    options = replace(job.options, epochs=(PILOT - 0.5) / (job.train.count // job.options.batch), patience=1.0)
+    try:
+        distill(student, task.exact, job.train, options, held=job.held, outputs=job.work.outputs, progress=progress)
+    finally:
+        hook.remove()
+    trials = len(ends) - PILOT
+    ends = ends[trials:]
     steps = [end - begun for begun, end in zip(starts, ends[1:], strict=False)]
     looks = [begun - end for begun, end in zip(starts, ends, strict=False)]
     step, look = (quantiles(times[1:], n=4)[0] for times in (steps, looks))
-    return Price(max(ends[0] - start - step - look, 0.0), step, look)
+    trial = trials * (step + look / TRIAL) + look
+    return Price(tried[0] - start, step, look, trial, rates[-1])
 
 
 def trained(task: Task, student: Graph, steps: int, **changes: Any) -> Graph:
@@ -173,6 +188,8 @@ def recovered(task: Task, student: Graph, meter: Meter, note: str = "") -> Made:
     """The distillation that every method ends with, for as many steps as the rest of the budget pays."""
     selecting = meter.spent
     with meter.stopped():
-        steps = price(task, student).steps(meter.left)
-    found = exact_tier(trained(task, student, steps), task.job.work.target)
+        cost = price(task, student)
+    meter.charged += cost.trial
+    steps = cost.steps(meter.left)
+    found = exact_tier(trained(task, student, steps, rate=cost.rate), task.job.work.target)
     return Made(found, steps, selecting, meter.spent, note)
