@@ -15,7 +15,7 @@ from decascade.api import attempts
 from decascade.checking.models import Subject
 from decascade.cli import run
 from decascade.cli.quantities import numbers, seconds, value
-from decascade.errors import UsageError
+from decascade.errors import LimitError, UsageError
 from decascade.fit.distill import DistillOptions
 from decascade.formats.registry import format_of
 from decascade.ir.interpret import run as interpret
@@ -118,6 +118,38 @@ def test_the_written_model_is_the_student_within_its_budget(kind: str, tmp_path:
     assert "fitted" in tiers
     assert result.report.compression is not None
     assert {m.name for m in result.report.measures} >= {"divergence"}
+
+
+def test_a_plan_that_breaks_a_limit_gives_way_to_a_cheaper_one(tmp_path: Path, data_file: Path) -> None:
+    """Flash of int8: a byte a weight, and four an output channel (no layer has a bias).  Nothing else asks for a student."""
+    before = dc.inspect(ONNX, target="flash").cost.before
+    assert before == 16 * 27 + 16 * 144 + 12 * 144 + 4 * 12 + 4 * (16 + 16 + 12 + 4)
+    most = 0.7 * before
+    result = dc.compress(ONNX, data_file, speedup=1, limit={"flash": most, "memory": 1 << 20}, distilled=False)
+    result.save(tmp_path / "small.onnx")
+    assert dc.inspect(tmp_path / "small.onnx", target="flash").cost.before <= most
+    assert result.plan.speedup > 1
+    out = tmp_path / "cli.onnx"
+    limits = ["--limit", f"flash={most:.0f}", "--limit", "memory=1MiB"]
+    command = ["compress", str(ONNX), "-o", str(out), "--data", str(data_file), "--speedup", "1", "--no-distil", "-q"]
+    assert run([*command, *limits]) == 0
+    assert dc.inspect(out, target="flash").cost.before <= most
+
+
+def test_limits_that_no_plan_keeps(tmp_path: Path, data_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "small.onnx"
+    command = ["compress", str(ONNX), "-o", str(out), "--data", str(data_file), "--speedup", "1", "--no-distil", "-q"]
+    assert run([*command, "--limit", "flash=100", "--limit", "memory=1MiB"]) == 3
+    told = " ".join(capsys.readouterr().err.split())
+    assert "no plan for this model keeps the limits: the nearest takes flash" in told
+    assert "of 100 bytes; nothing was written" in told
+    assert "memory" not in told
+    assert not out.exists()
+    plan = dc.plan(ONNX, data_file, speedup=1.2)
+    with pytest.raises(LimitError, match="no result of this plan keeps the limits: the nearest takes flash"):
+        dc.compress(ONNX, data_file, plan=plan, limit=["flash=100"], distilled=False)
+    with pytest.raises(UsageError, match="limits and max-drop do not go together: give a speedup"):
+        dc.compress(ONNX, data_file, max_drop=1.0, limit=["flash=100"])
 
 
 def test_a_torch_model_stays_one_and_can_be_trained_on(tmp_path: Path) -> None:

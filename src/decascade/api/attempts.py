@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,12 @@ import numpy as np
 
 from decascade.api.common import InputRange, InputShape, Progress, read_model, resolved
 from decascade.api.finding import Asked, find
+from decascade.api.limits import Limit, check_limits
 from decascade.api.runs import RunFolder
 from decascade.checking.models import Subject
 from decascade.cost import Target
 from decascade.errors import UsageError
+from decascade.fit.assemble import put_in
 from decascade.fit.data import Dataset, Scaling, load_dataset
 from decascade.fit.distill import Distilled, DistillOptions, distill
 from decascade.fit.divergence import outputs_of
@@ -42,6 +44,8 @@ LAST = 10.0
 """Seconds that are kept for what comes after training."""
 STEP = 1.15
 """From one speedup of a sweep to the next."""
+CLOSER = 1.03
+"""From one budget to the next, where a limit is not kept."""
 MOST = 8.0
 """The largest speedup that is searched."""
 
@@ -151,16 +155,42 @@ class Surveyed:
         """What the survey has to say, if there was one."""
         return self.survey.notes if "survey" in vars(self) else ()
 
-    def planned(self, goal: Goal, folder: RunFolder) -> Plan:
+    def planned(self, goal: Goal, folder: RunFolder, limits: Sequence[Limit] = ()) -> Plan:
         """The plan for a speedup or a budget: the one in the run's folder, else a new one."""
         known = folder.plan()
         if known is not None:
             return known
         budget = self.work.before / goal.speedup if goal.speedup is not None else goal.budget
         assert budget is not None  # a largest drop is searched for
-        made = self.survey.plan(budget)
+        made = self._within(budget, limits)
         folder.keep(made)
         return made
+
+    def _within(self, budget: float, limits: Sequence[Limit]) -> Plan:
+        """The plan for the largest budget, from this one down by `CLOSER` each time, whose result keeps the limits.
+
+        Raises:
+            LimitError: none does.
+        """
+        made = self.survey.plan(budget)
+        graph = self._shaped(made) if limits else self.work.exact
+        while any(limit.over(graph) for limit in limits):
+            budget = min(budget, made.after) / CLOSER
+            if self.work.before / budget > self.survey.most:
+                check_limits(limits, graph, "plan for this model")
+            made = self.survey.plan(budget)
+            graph = self._shaped(made)
+        return made
+
+    def _shaped(self, plan: Plan) -> Graph:
+        """The plan's result with the weights that the survey found."""
+        chosen = {(choice.entry, choice.exit, choice.student) for choice in plan.choices}
+        graph = self.work.exact
+        for fitted in self.survey.fitted:
+            student = fitted.candidate.student
+            if (student.site.segment.entry, student.site.segment.exit, student.label) in chosen:
+                graph = put_in(graph, fitted)
+        return exact_tier(graph, self.work.target)
 
 
 def swept(job: Job, survey: Survey, progress: Progress) -> tuple[FrontPoint, ...]:

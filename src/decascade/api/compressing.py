@@ -13,6 +13,7 @@ from decascade.api.attempts import SPAN, Attempt, Goal, Job, Surveyed, attempt, 
 from decascade.api.common import InputRange, InputShape, Progress
 from decascade.api.compress_report import measures, student_facts, student_rows, without
 from decascade.api.finding import Found
+from decascade.api.limits import Given, Limit, check_limits, limits_of
 from decascade.api.merging import MergeResult
 from decascade.api.reporting import cascade_facts, make_report
 from decascade.api.runs import RunFolder
@@ -73,7 +74,7 @@ def compress(
     scaling: Scaling | None = None, time_limit: float | None = None, distilled: bool = True,
     training: DistillOptions | None = None, sweep: bool = False, run: str | Path | None = None,
     remember: Mapping[str, str] | None = None, input_range: InputRange | None = None, input_shape: InputShape | None = None,
-    verify: bool = True, seed: int = 0, progress: Progress | None = None,
+    limit: Given | None = None, verify: bool = True, seed: int = 0, progress: Progress | None = None,
 ) -> CompressResult:
     """A cheaper model whose outputs stay as close to the original's as the budget allows, from unlabelled data.
 
@@ -83,20 +84,24 @@ def compress(
     fits; `training`: how the student is trained, your own loss or optimiser included.  `sweep`: report what plans of other
     budgets lose before training, too.  `run`: a folder that holds what is needed to go on after an interruption; a call with
     the same arguments goes on there (`remember`: files to put there besides, by name).  `input_range`: as for `merge`; what is
-    proved linear there is merged before anything is fitted.  The given model is never changed.
+    proved linear there is merged before anything is fitted.  `limit`: costs that the result may not exceed, as for `merge`;
+    where the plan breaks one, a cheaper plan is taken.  The given model is never changed.
 
     Raises:
         FormatError: a model that cannot be read.
         UsageError: an option out of its domain, data that does not fit, a budget out of reach, a run folder of another run.
+        LimitError: no plan keeps the limits.
         VerificationError: the model as written is not the student that was trained; a bug in decascade.
     """
     start, told = perf_counter(), progress or silent
     given = Plan.load(Path(plan)) if isinstance(plan, str | Path) else plan
-    goal = Goal(speedup, budget, max_drop, given)
+    goal, limits = Goal(speedup, budget, max_drop, given), limits_of(limit, progress)
+    if limits and max_drop is not None:
+        raise UsageError("limits and max-drop do not go together: give a speedup (1 for none but the limits) or a budget")
     if time_limit is not None and not time_limit > 0:
         raise UsageError(f"time_limit = {time_limit:g}: give a number of seconds above 0")
     folder = RunFolder.open(run, {**goal.asked(), "target": str(target), "loss": loss, "span": span, "seed": seed,
-                                  "input_range": input_range}, remember)
+                                  "input_range": input_range, **_asked(limits)}, remember)
     job = begin(model, data, target=target, loss=loss, span=span, scaling=scaling, input_shape=input_shape, seed=seed,
                 cache=folder.cache, options=training, input_range=input_range, progress=told)
     end = None if time_limit is None else start + time_limit
@@ -105,13 +110,19 @@ def compress(
     if goal.max_drop is not None:
         done = searched(job, surveyed, goal.max_drop, folder, distilled, told)
     else:
-        done = attempt(job, given or surveyed.planned(goal, folder), folder, distilled, end, told)
+        done = attempt(job, given or surveyed.planned(goal, folder, limits), folder, distilled, end, told)
+    check_limits(limits, done.graph, "result of this plan")
     native = job.subject.format.write(job.subject.document, done.graph)
     if verify:
         _check(job, done, native, told)
     report = _report(job, done, front, surveyed.notes, start)
     form, source = job.subject.format, job.subject.document.source
     return CompressResult(native, report, form, source, plan=done.plan, attempt=done, run=folder)
+
+
+def _asked(limits: tuple[Limit, ...]) -> dict[str, dict[str, float]]:
+    """What a run folder remembers of limits."""
+    return {"limit": {limit.target.name: limit.most for limit in limits}} if limits else {}
 
 
 def _report(job: Job, done: Attempt, front: tuple[FrontPoint, ...], notes: tuple[str, ...], start: float) -> Report:

@@ -64,6 +64,17 @@ def _positive(name: str, most: float) -> float:
     return float(most)
 
 
+def check_limits(limits: Sequence[Limit], graph: Graph, what: str) -> None:
+    """That a result keeps its limits.
+
+    Raises:
+        LimitError: it does not; says what it takes.
+    """
+    told = "; ".join(limit.told(graph) for limit in limits if limit.over(graph))
+    if told:
+        raise LimitError(f"no {what} keeps the limits: the nearest takes {told}; nothing was written")
+
+
 def find_within(
     subject: Subject, options: Options, asked: Asked, limits: Sequence[Limit], progress: Progress | None
 ) -> Found:
@@ -79,8 +90,7 @@ def find_within(
     nearest, step = found, 0
     while any(limit.over(found.graph) for limit in limits):
         if step == STEPS:
-            told = "; ".join(limit.told(nearest.graph) for limit in limits if limit.over(nearest.graph))
-            raise LimitError(f"no exact rewrite of this model keeps the limits: the nearest takes {told}; nothing was written")
+            check_limits(limits, nearest.graph, "exact rewrite of this model")
         base = max(options.target.graph_cost(sized(subject.graph)).value, 1.0)
         weights = [_raised(weight, limit, found.graph, base) for weight, limit in zip(weights, limits, strict=True)]
         terms = [(1.0, options.target), *((w, limit.target) for w, limit in zip(weights, limits, strict=True) if w)]
