@@ -116,7 +116,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 480 320" font-family="sans-serif" font-size="12">',
         '<rect width="480" height="320" fill="white"/><path d="M60 20V270H460" fill="none" stroke="black"/>',
         '<text x="260" y="305" text-anchor="middle">channels of the layer proved linear on [0, 1]</text>',
-        '<text x="18" y="145" transform="rotate(-90 18 145)" text-anchor="middle">test accuracy, %</text>',
+        '<text x="14" y="145" transform="rotate(-90 14 145)" text-anchor="middle">test accuracy, %</text>',
     ]
     parts += [
         f'<text x="{60 + 380 * share:.0f}" y="285" text-anchor="middle">{100 * share:.0f} %</text>'
@@ -128,9 +128,10 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     ]
     for row in rows:
         x, y = 60 + 380 * row["proved"], 270 - 240 * (row["accuracy"] - low) / (high - low)
+        side, anchor = (6, "start") if row["proved"] < 0.25 else (-6, "end")
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#2060c0"/>'
-            f'<text x="{x - 6:.1f}" y="{y - 8:.1f}" text-anchor="end">weight {row["weight"]:g}</text>'
+            f'<text x="{x + side:.1f}" y="{y - 8:.1f}" text-anchor="{anchor}">weight {row["weight"]:g}</text>'
         )
     path.write_text("\n".join([*parts, "</svg>\n"]), encoding="utf-8")
 
