@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import onnx
 import pytest
 
 import decascade as dc
+from decascade.algebra.conv import Conv
 from decascade.api import attempts
+from decascade.api.compress_report import memory_note
 from decascade.checking.models import Subject
 from decascade.cli import run
 from decascade.cli.quantities import numbers, seconds, value
 from decascade.errors import LimitError, UsageError
 from decascade.fit.distill import DistillOptions
 from decascade.formats.registry import format_of
+from decascade.ir.graph import Node
 from decascade.ir.interpret import run as interpret
+from decascade.ir.shapes import infer_graph
 from decascade.search.choice import Plan
 
 QUICK = DistillOptions(epochs=1, precision="float32")
@@ -392,3 +397,19 @@ def test_what_is_proved_linear_is_merged_before_anything_is_fitted() -> None:
     assert sum(n.op_type == "Relu" for n in second.graph.node) < sum(n.op_type == "Relu" for n in first.graph.node)
     with pytest.raises(UsageError, match=r"^input range of x: lowest value 1 above highest 0: swap them$"):
         dc.compress(model, data, speedup=1.2, input_range=(1.0, 0.0))
+
+
+def test_a_student_that_needs_more_memory_is_told_of() -> None:
+    one = subject(ONNX).graph
+    assert memory_note(one, one) == ()
+    conv = next(n for n in one.nodes if isinstance(n.op, Conv))
+    name = f"{conv.output}/wide"
+    wide = Conv(np.zeros((64, conv.op.out_channels, 1, 1)), None)
+    narrow = Conv(np.zeros((conv.op.out_channels, 64, 1, 1)), None)
+    first = replace(conv, outputs=(f"{name}/first",))
+    added = (first, Node("up", wide, first.outputs, (name,)), Node("down", narrow, (name,), conv.outputs))
+    nodes = [n for node in one.nodes for n in (added if node is conv else (node,))]
+    (note,) = memory_note(one, infer_graph(replace(one, nodes=tuple(nodes))))
+    # at the peak two maps at 12x12, one of them of 64 channels
+    assert note.startswith(f"activations take {4 * 144 * (16 + 64):,} bytes at their peak instead of ")
+    assert "--limit memory=" in note

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from decascade.cost import Cost
+from decascade.cost import Cost, target_named
 from decascade.fit.pipeline import Closeness, Work
 from decascade.ir.graph import Graph
 from decascade.regions.merge import Cascade
@@ -68,3 +68,15 @@ def without(rows: Sequence[Cascade], students: Sequence[Cascade]) -> list[Cascad
     """The exact tier's rows but for those whose result a student replaced."""
     gone = {name for row in students for name in row.removed}
     return [row for row in rows if not gone.intersection(row.removed)] + [replace(row) for row in students]
+
+
+def memory_note(original: Graph, student: Graph) -> tuple[str, ...]:
+    """A line where the student needs more memory than the original: another target's plan may not notice."""
+    target = target_named("memory")
+    before, after = (target.graph_cost(graph).value for graph in (original, student))
+    if not after > before:
+        return ()
+    return (
+        f"activations take {after:,.0f} bytes at their peak instead of {before:,.0f}, and layers of few channels per group"
+        f" can be slow: where that counts, --limit memory={before:.0f}, or a measured --target (onnxruntime, litert, cortex-m)",
+    )

@@ -11,7 +11,7 @@ import numpy as np
 
 from decascade.api.attempts import SPAN, Attempt, Goal, Job, Surveyed, attempt, begin, searched, silent, swept
 from decascade.api.common import InputRange, InputShape, Progress
-from decascade.api.compress_report import measures, student_facts, student_rows, without
+from decascade.api.compress_report import measures, memory_note, student_facts, student_rows, without
 from decascade.api.finding import Found
 from decascade.api.limits import Given, Limit, check_limits, limits_of
 from decascade.api.merging import MergeResult
@@ -129,7 +129,8 @@ def _report(job: Job, done: Attempt, front: tuple[FrontPoint, ...], notes: tuple
     work = job.work
     rows = student_rows(work, done.plan, job.merged, done.graph, done.distilled is not None)
     cascades = tuple(without(job.merged, rows))
-    found = Found(done.graph, work.original, cascades, notes=(*job.notes, *notes, *done.notes))
+    grown = memory_note(work.original, done.graph)
+    found = Found(done.graph, work.original, cascades, notes=(*job.notes, *notes, *done.notes, *grown))
     facts = tuple(cascade_facts(row, work.target.unit, None) for row in cascades)
     report = make_report("compress", job.subject, found, work.target, facts, None, start)
     unit = " + ".join(dict.fromkeys("nats" if o.kind == "kl" else "share of variance" for o in work.outputs))
