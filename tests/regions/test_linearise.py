@@ -13,7 +13,7 @@ from decascade.bounds import prove
 from decascade.cost import target_named
 from decascade.ir.check import check
 from decascade.ir.interpret import run
-from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, Pool
+from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, GlobalPool, Pool
 from decascade.regions.bypass import Bypass
 from decascade.regions.candidates import Options
 from decascade.regions.deletion import DeleteConstant
@@ -170,6 +170,21 @@ def test_a_pool_with_a_fixed_winner_merges_as_a_slice(size, at):
     (claim,) = found.claims
     assert (claim.kind, claim.names[claim.regime[0]]) == ("max_pool", f"tap {at[0]},{at[1]}")
     assert [c.tier for c in found.cascades if c.decision == "merged"] == ["proven"]
+
+
+def test_a_global_pool_with_a_fixed_winner_merges_as_a_slice():
+    rng = np.random.default_rng(7)
+    peak = np.zeros((2, 6, 5))
+    peak[:, 2, 3] = 50
+    graph = chain(BiasMap(peak), GlobalPool("max"), conv(rng, 2, 16, 1), conv(rng, 16, 2, 1), shape=(2, 6, 5))
+    graph = replace(graph, nodes=tuple(replace(n, pinned="") for n in graph.nodes))
+    assert fixed_winners(graph, prove(graph, (-1, 1), 5))["n1"].tolist() == [13, 13]
+    found = merge_on_box(graph, (-1, 1), Options(target_named("macs"), policy="always"), 5)
+    check(found.graph)
+    assert equal_on(graph, found.graph, -1, 1, rng) < 1e-12
+    assert equal_on(graph, found.graph, -90, 90, rng) > 1e-3
+    assert not any(isinstance(n.op, GlobalPool) for n in found.graph.nodes)
+    assert not fixed_winners(graph, prove(graph, (-60, 60), 5)), "elsewhere another position may win"
 
 
 def test_winners_that_differ_by_channel_and_pools_that_are_put_back():

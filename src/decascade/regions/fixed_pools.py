@@ -15,7 +15,7 @@ from decascade.bounds.certificate import Certificate
 from decascade.bounds.interval import Bounds, propagate
 from decascade.bounds.prove import UnknownSizeError, numbered
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Pool
+from decascade.ir.ops import GlobalPool, Pool
 from decascade.regions.linearise import Claim, Ints
 
 MAX_POOL = "max_pool"
@@ -27,7 +27,7 @@ def fixed_winners(graph: Graph, certificate: Certificate) -> dict[str, Ints]:
 
     By interval bounds, with what the certificate knows of the activations' inputs.
     """
-    if not any(isinstance(n.op, Pool) and n.op.kind == "max" for n in graph.nodes):
+    if not any(isinstance(n.op, Pool | GlobalPool) and n.op.kind == "max" for n in graph.nodes):
         return {}
     box = Box.of(graph, certificate.box)
     try:
@@ -38,12 +38,26 @@ def fixed_winners(graph: Graph, certificate: Certificate) -> dict[str, Ints]:
     found = dict[str, Ints]()
     for node in full.nodes:
         sized = all(graph.spatial(name) is not None for name in (*node.inputs, *node.outputs))
-        if isinstance(node.op, Pool) and node.op.kind == "max" and sized and not node.pinned:
-            winner, fixed = winners(node.op, bounds[node.inputs[0]])
+        pool = windowed(node, full)
+        if pool is not None and pool.kind == "max" and sized and not node.pinned:
+            winner, fixed = winners(pool, bounds[node.inputs[0]])
             winner, fixed = winner.reshape(len(winner), -1), fixed.reshape(len(fixed), -1)
             if fixed.all() and (winner == winner[:, :1]).all():
                 found[node.name] = winner[:, 0]
     return found
+
+
+def windowed(node: Node, graph: Graph) -> Pool | None:
+    """A pool as it is, a global one as a pool whose one window is the whole map; None for one that drops the map's axes."""
+    size = graph.spatial(node.inputs[0]) if node.inputs else None
+    match node.op:
+        case Pool():
+            return node.op
+        case GlobalPool(keepdims=True) if size is not None:
+            rank = len(size)
+            return Pool(node.op.kind, size, (1,) * rank, ((0, 0),) * rank, (1,) * rank)
+        case _:
+            return None
 
 
 def _known(graph: Graph, certificate: Certificate) -> Iterator[tuple[str, Bounds]]:
@@ -78,12 +92,12 @@ def select_winners(graph: Graph, certificate: Certificate) -> tuple[Graph, dict[
     """The graph with a convolution under the name of each pool that has a fixed winner, and what that rests on."""
     taps, claims, nodes = fixed_winners(graph, certificate), dict[str, Claim](), list[Node]()
     for node in graph.nodes:
-        if node.name in taps and isinstance(node.op, Pool):
+        if node.name in taps and (pool := windowed(node, graph)) is not None:
             before, after = graph.spatial(node.inputs[0]), graph.spatial(node.output)
             assert before is not None
             assert after is not None
-            claims[node.name] = pool_claim(node, node.op, taps[node.name])
-            node = replace(node, op=selection(node.op, taps[node.name], (before, after)), sized=True)
+            claims[node.name] = pool_claim(node, pool, taps[node.name])
+            node = replace(node, op=selection(pool, taps[node.name], (before, after)), sized=True)
         nodes.append(node)
     return graph.with_nodes(nodes), claims
 
