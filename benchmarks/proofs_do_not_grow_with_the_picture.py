@@ -112,8 +112,8 @@ def main() -> None:
         slow += [name for k in ("prove_seconds", "linear_seconds") if not grows and last[k] > AIM * max(first[k], 0.5)]
     header = ("network", "picture", "analysed at", "kinds of neurons", "decided neurons", "prove s (× 32)", "linear s (× 32)")
     notes = ["CPU seconds of one process on a machine of 2 cores that others used as well; medians of three (of one for"
-             " ResNet-20 and with --quick). In brackets: over the same network at 32×32. ResNet-20 sees more than 32×32 pixels: kinds of"
-             " neurons are added up to the size of its receptive field."]
+             " ResNet-20 and with --quick). In brackets: over the same network at 32×32. ResNet-20 sees more than 32×32"
+             " pixels: kinds of neurons are added up to the size of its receptive field."]
     write_results(NAME, {"rows": rows}, [("Proofs and picture size", header, cells)], notes)
     if slow:
         raise SystemExit(f"slower than {AIM} × at 224: {', '.join(slow)}")
