@@ -10,7 +10,7 @@ from typing import Any
 from peers.rows import OURS
 
 INK, SOFT, LINE, BLUE, GREY = "#333", "#777", "#ddd", "#1d4ed8", "#94a3b8"
-LEFT, WIDTH, RIGHT, BAR, GAP = 300, 420, 250, 16, 8
+LEFT, WIDTH, RIGHT, BAR, GAP = 300, 420, 270, 16, 8
 HEAD, FOOT, TOP = 44, 30, 12
 
 Row = Mapping[str, Any]
@@ -40,7 +40,7 @@ def _panel(title: str, rows: Sequence[Row], top: int, least: float) -> list[str]
     for i in range(5):
         share = least + (1 - least) * i / 4
         parts.append(f'<path d="M{x(share):g} {top + HEAD - 8}V{bottom}" stroke="{LINE}"/>')
-        parts.append(_text(x(share), bottom + 16, f"{100 * share:.0f} %", SOFT, "middle"))
+        parts.append(_text(x(share), bottom + 16, f"{100 * share:.4g} %", SOFT, "middle"))
     for i, row in enumerate(sorted(rows, key=lambda row: -row["agreement"])):
         y, own = top + HEAD + i * (BAR + GAP), row["method"] == OURS
         end = x(row["agreement"])
