@@ -9,14 +9,19 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 
+from decascade.api.attempts import SPAN
 from decascade.api.common import InputShape, Progress, read_model
 from decascade.cost import Cost
 from decascade.cost.count import macs, parameters
+from decascade.cost.folding import folded
 from decascade.cost.layers import layer_text, standalone
+from decascade.cost.macs import Macs
 from decascade.cost.table import FOLDED
 from decascade.deploy.meter_tflite import tflite_of
 from decascade.deploy.onnx_graph import onnx_of
 from decascade.errors import OutputError, UsageError
+from decascade.fit.candidates import candidates
+from decascade.fit.students import written
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.output import Item, write_all
 from decascade.regions.merge import Options, merge_graph
@@ -54,12 +59,13 @@ class Listing:
 
 
 def table_template(
-    model: object, folder: str | Path, *, int8: bool = False, input_shape: InputShape | None = None,
+    model: object, folder: str | Path, *, int8: bool = False, students: bool = False, input_shape: InputShape | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write into a new folder what has to be measured for `table:FILE.csv`: `layers.csv`, its column `cost` empty, and for
     each of its rows a model of that layer alone, `.onnx` and `.tflite` (float32, or `int8`).  The path of the CSV.
 
+    `students`: list the layers of what `compress` could put in, too; a student with a layer that has no cost is never chosen.
     A layer without TFLite form, or any where TensorFlow is not installed, comes as `.onnx` alone.
 
     Raises:
@@ -72,6 +78,8 @@ def table_template(
     _, document = read_model(model, input_shape)
     listing = Listing()
     merge_graph(document.graph, Options(listing))
+    if students:
+        _list_students(document.graph, listing)
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -86,6 +94,14 @@ def table_template(
     items.append(Item(place / "layers.csv", lambda path: path.write_text(text, encoding="utf-8")))
     write_all(items)
     return place / "layers.csv"
+
+
+def _list_students(graph: Graph, listing: Listing) -> None:
+    """Every layer of every student that saves multiply-accumulates."""
+    folding = folded(graph, shapes_only=True)
+    for candidate in candidates(folding, Macs(), SPAN):
+        nodes, tensors = written(candidate.student, candidate.student.blank(), "student")
+        listing.segment_cost(nodes, {**folding.tensors, **tensors})
 
 
 def _files(stem: Path, node: Node, tensors: Mapping[str, Tensor], int8: bool) -> list[Item]:
