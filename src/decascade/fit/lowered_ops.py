@@ -19,6 +19,7 @@ from decascade.algebra.conv import Conv, ConvTranspose, Pads
 from decascade.errors import CannotInterpret, UsageError
 from decascade.fit.lowered_activations import activation
 from decascade.fit.lowered_pools import pool
+from decascade.frameworks import keep_triton_out
 from decascade.ir.ops import (
     Activation,
     Add,
@@ -49,6 +50,7 @@ def load_torch() -> Any:
     Raises:
         UsageError: torch is not installed.
     """
+    keep_triton_out()
     try:
         return import_module("torch")
     except ImportError as error:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.errors import FormatError
+from decascade.frameworks import keep_triton_out
 from decascade.ir.graph import Dim, Shape
 
 AnyArray = NDArray[Any]
@@ -28,6 +29,7 @@ def keras() -> Any:
         module: Any = import_module("keras")
     except ImportError as error:
         raise FormatError(f"Keras models need the keras package ({error}): pip install 'decascade[keras]'") from None
+    keep_triton_out()  # with its TensorFlow backend, TensorFlow is there now
     if int(str(module.__version__).split(".")[0]) < 3:
         raise FormatError(f"keras {module.__version__} is installed, decascade needs keras 3: pip install 'keras>=3.3'")
     return module

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from decascade.errors import FormatError
 from decascade.formats.base import NOTE
+from decascade.frameworks import keep_triton_out
 from decascade.ir.graph import Shape
 
 WAY_ROUND = 'or export it with torch.onnx.export(model, example, "model.onnx", dynamo=True) and pass that file'
@@ -42,6 +43,7 @@ def load() -> Any:
     Raises:
         FormatError: torch is not installed.
     """
+    keep_triton_out()
     try:
         return import_module("torch")
     except ImportError as error:
