@@ -59,8 +59,9 @@ def folded_layers(task: Task, speedup: float, meter: Meter) -> Made:
     found = trained(task, graph, steps, optimizer=slopes.optimizer, loss=slopes.loss, patience=1.0)
     alphas = {node.name: float(np.mean(node.op.slope)) for node in found.nodes if bent(node)}
     own = frozenset(name for name in alphas if alphas[name] >= THRESHOLD)
-    chosen = nearest(task, found, own, alphas, task.budget(speedup))
-    reached = task.job.work.before / task.macs(merged(task, found, own))
+    with meter.stopped():  # costs of merged nets are looked up here by merging them
+        chosen = nearest(task, found, own, alphas, task.budget(speedup))
+        reached = task.job.work.before / task.macs(merged(task, found, own))
     told = (f"slopes {', '.join(f'{alpha:.2f}' for alpha in alphas.values())}; its threshold folds {len(own)} of {len(alphas)}"
             f" activations: {reached:.2f} times fewer MACs; folded for the budget: {len(chosen)}")
     return recovered(task, merged(task, found, chosen), meter, told)
