@@ -226,9 +226,9 @@ def written(rows: list[dict[str, Any]], times: dict[str, Any]) -> None:
         "Two cores, loaded; latencies are of interleaved runs, each model by its fastest quarter, and only their "
         "ratios are worth comparing. Counts, sizes and outputs do not depend on the load. Of the test images 500 were at hand.",
         f"The arena of the original is {arena / ARENA - 1:+.2%} of the {ARENA:,} bytes of TensorFlow's own conversion, which "
-        "keeps the batch open and so has four operations more (SHAPE, STRIDED_SLICE, PACK, RESHAPE).",
+        "keeps the batch open and so has four more operations: SHAPE, STRIDED_SLICE, PACK, RESHAPE.",
         "Where bytes differ: LiteRT rounds the results of FULLY_CONNECTED once, TensorFlow Lite for Microcontrollers twice; "
-        "softmax then makes more of that step, or hides it. On the sample looked at, all operations before it agree bit for bit.",
+        "softmax then makes more of that step, or hides it. In the sample looked at all others before it agree bit for bit.",
     ]
     write_results(NAME, {"models": rows, "latency": times}, [("ResNet-8 before and after compress", header,
                                                               table_of(rows, times))], notes)

@@ -110,6 +110,8 @@ def main() -> None:
             except UsageError as error:
                 rows[f"{target} {name}"] = {"model": name, "target": target, "refused": str(error)}
             PARTIAL.mkdir(exist_ok=True)
+            if kept.exists():  # another call may have measured something meanwhile
+                rows = json.loads(kept.read_text()) | rows
             kept.write_text(json.dumps(rows))
             print(row_of(rows[f"{target} {name}"]), flush=True)
     tables = [table_of(found, t) for t in TARGETS if (found := [r for r in rows.values() if r["target"] == t])]
