@@ -230,8 +230,8 @@ def main() -> None:
                     print(key, {t: seconds(r) for t, r in state.done[key].items()}, flush=True)
     notes = [f"Limit: {chosen.limit} CPU seconds per tool. 2 cores, one thread each; others used the machine as well, so CPU"
              " seconds are given. A width may be up to 3 parts in 10^4 above 1: decascade's bounds hold for float32, onnxsim's"
-             " in real arithmetic. onnxsim range_opt runs on its interval engine. decascade's layers after count the thin border"
-             " corrections of a merged padded cascade, one by one."]
+             " in real arithmetic. onnxsim range_opt runs on its interval engine. decascade's layers after count the thin"
+             " border corrections of a merged padded cascade, one by one."]
     write_results(NAME, {"rows": state.done}, tables(state.done), notes)
 
 
