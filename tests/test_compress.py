@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,12 @@ import pytest
 
 import decascade as dc
 from decascade.algebra.conv import Conv
-from decascade.api import attempts
+from decascade.api import attempts, tables
 from decascade.api.compress_report import memory_note
 from decascade.checking.models import Subject
 from decascade.cli import run
 from decascade.cli.quantities import numbers, seconds, value
+from decascade.cost.layers import layer_text
 from decascade.errors import LimitError, UsageError
 from decascade.fit.distill import DistillOptions
 from decascade.formats.registry import format_of
@@ -139,6 +141,38 @@ def test_a_plan_that_breaks_a_limit_gives_way_to_a_cheaper_one(tmp_path: Path, d
     command = ["compress", str(ONNX), "-o", str(out), "--data", str(data_file), "--speedup", "1", "--no-distil", "-q"]
     assert run([*command, *limits]) == 0
     assert dc.inspect(out, target="flash").cost.before <= most
+
+
+def test_a_table_with_students_decides_what_compress_puts_in(
+    tmp_path: Path, data_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Costs by a rule of the board's own: a microsecond per thousand multiply-accumulates, layers of 1x1 dearer than anything.
+    Layers that were not measured are never put in."""
+    def no_file(*_: object) -> bytes:
+        raise UsageError("not wanted here")
+
+    monkeypatch.setattr(tables, "tflite_of", no_file)  # a second per layer
+    assert run(["table", str(ONNX), "--template", str(tmp_path / "board"), "--students", "-q"]) == 0
+    with (tmp_path / "board" / "layers.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 40
+    for row in rows:
+        row["cost"] = str(1e9 if "kernel 1x1" in row["layer"] else float(row["multiply_accumulates"]) / 1000)
+    unmeasured = {row["layer"] for row in rows if row["of_the_model"] == "no" and "groups" in row["layer"]}
+    table = tmp_path / "filled.csv"
+    with table.open("w") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(row for row in rows if row["layer"] not in unmeasured)
+    assert unmeasured
+    result = dc.compress(ONNX, data_file, target=f"table:{table}", speedup=1.2, span=1, distilled=False)
+    cost = result.report.cost
+    assert cost.unit == "us"
+    assert cost.after * 1.2 <= cost.before < 1000
+    made = {layer_text(n, result.attempt.graph.tensors) for n in result.attempt.graph.nodes}
+    known = {row["layer"] for row in rows} - unmeasured
+    assert {text for text in made if text.startswith("conv")} <= known
+    assert not any("kernel 1x1" in text for text in made)
 
 
 def test_limits_that_no_plan_keeps(tmp_path: Path, data_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -413,3 +447,21 @@ def test_a_student_that_needs_more_memory_is_told_of() -> None:
     # at the peak two maps at 12x12, one of them of 64 channels
     assert note.startswith(f"activations take {4 * 144 * (16 + 64):,} bytes at their peak instead of ")
     assert "--limit memory=" in note
+
+
+def test_the_report_has_every_student_and_the_curve_of_hidden_layers() -> None:
+    result = dc.compress(ONNX, pictures(ONNX, 96), speedup=1.4, distilled=False)
+    assert result.report.compression is not None
+    students = result.report.compression.students
+    assert [s.student for s in students if s.chosen] == [c.student for c in result.plan.choices]
+    assert sum(not s.chosen for s in students) > len(result.plan.choices)
+    curves = [s.widths for s in students if s.widths]
+    assert curves
+    for curve in curves:
+        widths = [point.width for point in curve]
+        assert widths == sorted(set(widths))
+        # wider is never worse on what was fitted
+        assert all(b.error <= a.error + 1e-6 for a, b in zip(curve, curve[1:], strict=False))
+    again = dc.compress(ONNX, pictures(ONNX, 96), plan=result.plan, distilled=False).report.compression
+    assert again is not None
+    assert all(s.chosen for s in again.students)

@@ -151,9 +151,14 @@ class Surveyed:
         return self.work.survey(self.progress, None if self.end is None else SURVEY * max(self.end - perf_counter(), 0.0))
 
     @property
+    def made(self) -> Survey | None:
+        """The survey, if there was one."""
+        return self.survey if "survey" in vars(self) else None
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the survey has to say, if there was one."""
-        return self.survey.notes if "survey" in vars(self) else ()
+        return () if self.made is None else self.made.notes
 
     def planned(self, goal: Goal, folder: RunFolder, limits: Sequence[Limit] = ()) -> Plan:
         """The plan for a speedup or a budget: the one in the run's folder, else a new one."""

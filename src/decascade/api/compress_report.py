@@ -7,10 +7,11 @@ from dataclasses import replace
 
 from decascade.cost import Cost, target_named
 from decascade.fit.pipeline import Closeness, Work
+from decascade.fit.survey import Survey
 from decascade.ir.graph import Graph
 from decascade.regions.merge import Cascade
 from decascade.report.facts import Measure
-from decascade.report.parts import StudentFacts
+from decascade.report.parts import StudentFacts, WidthPoint
 from decascade.search.choice import Choice, Plan
 
 
@@ -21,8 +22,7 @@ def student_rows(work: Work, plan: Plan, exact: Sequence[Cascade], student: Grap
 
 def _row(work: Work, choice: Choice, exact: Sequence[Cascade], student: Graph, distilled: bool) -> Cascade:
     removed = _originals(work, choice, exact)
-    names = {node.name: node for node in work.original.nodes}
-    layers = tuple(dict.fromkeys(layer for name in removed for layer in names[name].origin or (name,)))
+    layers = _layers(work, removed)
     label = f"{choice.nodes[-1]}_student"
     added = tuple(n.name for n in student.nodes if n.name.rstrip("'") == label or n.name.startswith((f"{label}/", f"{label}'")))
     reason = (
@@ -42,11 +42,29 @@ def _originals(work: Work, choice: Choice, exact: Sequence[Cascade]) -> tuple[st
     return tuple(dict.fromkeys(found))
 
 
-def student_facts(plan: Plan, rows: Sequence[Cascade]) -> tuple[StudentFacts, ...]:
-    return tuple(
-        StudentFacts(row.layers, c.student, True, c.before, c.cost, c.error, c.sensitivity)
-        for c, row in zip(plan.choices, rows, strict=True)
-    )
+def student_facts(work: Work, plan: Plan, exact: Sequence[Cascade], survey: Survey | None) -> tuple[StudentFacts, ...]:
+    """The chosen students; where they were chosen in this run, also the others whose sensitivity was measured, and of every
+    segment the error of a hidden layer against its width."""
+    chosen = {(c.entry, c.exit, c.student): c for c in plan.choices}
+    others = [] if survey is None else [c for c in survey.choices() if (c.entry, c.exit, c.student) not in chosen]
+    widths = {} if survey is None else {(s.entry, s.exit): found for s, found in survey.widths.items()}
+    facts, told = list[StudentFacts](), set[tuple[str, str]]()
+    for choice in (*plan.choices, *others):
+        ends = (choice.entry, choice.exit)
+        curve = () if ends in told else widths.get(ends, ())
+        told.add(ends)
+        points = tuple(WidthPoint(w.width, w.fitted, w.held_out, w.cost) for w in curve)
+        layers, is_chosen = _layers(work, _originals(work, choice, exact)), (*ends, choice.student) in chosen
+        facts.append(StudentFacts(
+            layers, choice.student, is_chosen, choice.before, choice.cost, choice.error, choice.sensitivity, points,
+        ))
+    return tuple(facts)
+
+
+def _layers(work: Work, nodes: Sequence[str]) -> tuple[str, ...]:
+    """The user's layers that nodes of the model as it was read stand for."""
+    names = {node.name: node for node in work.original.nodes}
+    return tuple(dict.fromkeys(layer for name in nodes for layer in names[name].origin or (name,)))
 
 
 def measures(stages: Mapping[str, Closeness], unit: str) -> tuple[Measure, ...]:

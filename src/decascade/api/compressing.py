@@ -115,7 +115,7 @@ def compress(
     native = job.subject.format.write(job.subject.document, done.graph)
     if verify:
         _check(job, done, native, told)
-    report = _report(job, done, front, surveyed.notes, start)
+    report = _report(job, done, front, surveyed, start)
     form, source = job.subject.format, job.subject.document.source
     return CompressResult(native, report, form, source, plan=done.plan, attempt=done, run=folder)
 
@@ -125,17 +125,17 @@ def _asked(limits: tuple[Limit, ...]) -> dict[str, dict[str, float]]:
     return {"limit": {limit.target.name: limit.most for limit in limits}} if limits else {}
 
 
-def _report(job: Job, done: Attempt, front: tuple[FrontPoint, ...], notes: tuple[str, ...], start: float) -> Report:
+def _report(job: Job, done: Attempt, front: tuple[FrontPoint, ...], surveyed: Surveyed, start: float) -> Report:
     work = job.work
     rows = student_rows(work, done.plan, job.merged, done.graph, done.distilled is not None)
     cascades = tuple(without(job.merged, rows))
     grown = memory_note(work.original, done.graph)
-    found = Found(done.graph, work.original, cascades, notes=(*job.notes, *notes, *done.notes, *grown))
+    found = Found(done.graph, work.original, cascades, notes=(*job.notes, *surveyed.notes, *done.notes, *grown))
     facts = tuple(cascade_facts(row, work.target.unit, None) for row in cascades)
     report = make_report("compress", job.subject, found, work.target, facts, None, start)
     unit = " + ".join(dict.fromkeys("nats" if o.kind == "kl" else "share of variance" for o in work.outputs))
     points = (*front, FrontPoint(done.plan.after, done.closeness.divergence, True, f"chosen: {done.plan.speedup:.2f} times"))
-    words, students = f"divergence of the output ({unit})", student_facts(done.plan, rows)
+    words, students = f"divergence of the output ({unit})", student_facts(work, done.plan, job.merged, surveyed.made)
     compression = CompressionFacts(students, points if front else (), words, done.curves, job.train.count)
     return replace(report, compression=compression, measures=measures(done.stages, unit))
 

@@ -288,3 +288,14 @@ def _windows_behind(site: Site, first: Conv) -> Iterator[Window]:
     for k in (1, 3, 5) if stride else (1,):
         start = tuple(round(middle / own - (k - 1) / 2) for middle, own in zip(middles, first.stride, strict=True))
         yield Window((k,) * len(stride), stride, start)
+
+
+def hidden_width(student: Student) -> int | None:
+    """The channels of a student's only hidden layer, for those that have one by which they are told apart."""
+    match student:
+        case OneHidden():
+            return student.width
+        case Narrowed(widths=(width,)):
+            return width
+        case _:
+            return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf, prod
 from time import monotonic
 from typing import Any, Protocol
@@ -13,12 +13,14 @@ from decascade.errors import UsageError
 from decascade.fit.assemble import runner
 from decascade.fit.candidates import Candidate, Fitted, candidates, fit_all, needed, passes, sizes_of, supported, thinned
 from decascade.fit.divergence import Output
+from decascade.fit.hidden import hidden_width
 from decascade.fit.lowered import Lowered
 from decascade.fit.moments import collect
 from decascade.fit.sensitivity import sensitivities
 from decascade.ir.graph import Graph
 from decascade.search.choice import Choice, Plan
 from decascade.search.plan import Option, choose, largest_saving
+from decascade.search.segments import Segment
 
 Progress = Callable[[str, float], None]
 KEEP = 8
@@ -44,9 +46,21 @@ class Samples(Protocol):
     def batches(self, size: int) -> Iterator[Mapping[str, Any]]: ...
 
 
+@dataclass(frozen=True)
+class WidthError:
+    """The best student with one hidden layer of `width` channels: the shares of the variance that it leaves unexplained on
+    fitted and on held-out samples, and its cost."""
+
+    width: int
+    fitted: float
+    held_out: float
+    cost: float
+
+
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What `survey` found.  `before` is the cost of the model that `graph` was made from."""
+    """What `survey` found.  `before` is the cost of the model that `graph` was made from; `widths`: per segment the error of a
+    hidden layer against its width, narrowest first."""
 
     graph: Graph
     target: Target
@@ -55,6 +69,11 @@ class Survey:
     sensitivities: tuple[float, ...]
     span: int
     notes: tuple[str, ...] = ()
+    widths: Mapping[Segment, tuple[WidthError, ...]] = field(default_factory=dict[Segment, tuple[WidthError, ...]])
+
+    def choices(self) -> tuple[Choice, ...]:
+        """Every student whose sensitivity was measured, as a plan would name it."""
+        return tuple(_choice(one, s) for one, s in zip(self.fitted, self.sensitivities, strict=True))
 
     @property
     def most(self) -> float:
@@ -96,6 +115,7 @@ def survey(
     start, size, lowered = monotonic(), batch_size(graph, samples.count), Lowered(graph)
     found = supported(candidates(graph, target, span), samples.count)
     kept, used, fits, rounds = list[Fitted](), samples.count, 0, list(passes(found))
+    curves = dict[Segment, tuple[WidthError, ...]]()
     for i, some in enumerate(rounds):
         limit = _Limit.of_pass(start, seconds, i, len(rounds))
         requests = [request for candidate in some for request in candidate.student.requests()]
@@ -105,11 +125,12 @@ def survey(
         for one in fit_all(some, moments, lambda end=limit.fitting: monotonic() > end):
             fitted.append(one)
             progress("fitting students", (i + len(fitted) / len(some)) / len(rounds))
+        curves |= _widths(fitted)
         used, fits, kept = min(used, stream.taken), fits + len(fitted), [*kept, *thinned(fitted, KEEP)]
     left = None if seconds is None else max(seconds - (monotonic() - start), 0.0)
     measured = sensitivities(lowered, kept, list(_first(samples, min(size, AT_ONCE))), outputs, progress, left)
     notes = _shortened(used, samples.count, fits, len(found))
-    return Survey(graph, target, before, tuple(kept), tuple(measured), span, notes)
+    return Survey(graph, target, before, tuple(kept), tuple(measured), span, notes, curves)
 
 
 @dataclass(frozen=True)
@@ -204,6 +225,16 @@ def _first(samples: Samples, size: int) -> Iterator[Mapping[str, Any]]:
         if i * size >= WATCHED:
             return
         yield batch
+
+
+def _widths(fitted: Sequence[Fitted]) -> dict[Segment, tuple[WidthError, ...]]:
+    """Per segment the students with one hidden layer, the best of each width."""
+    best = dict[Segment, dict[int, WidthError]]()
+    for one in sorted(fitted, key=lambda f: -f.fit.error):
+        width, segment = hidden_width(one.candidate.student), one.candidate.student.site.segment
+        if width is not None:
+            best.setdefault(segment, {})[width] = WidthError(width, one.fit.fitted_error, one.fit.error, one.candidate.cost)
+    return {segment: tuple(found[n] for n in sorted(found)) for segment, found in best.items()}
 
 
 def _choice(fitted: Fitted, sensitivity: float) -> Choice:
