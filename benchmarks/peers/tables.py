@@ -10,7 +10,7 @@ from decascade.api.common import read_model
 from decascade.checking.models import Subject
 from peers.judge import latencies
 from peers.picture import drawn
-from peers.rows import OURS
+from peers.rows import ORDER, OURS
 from support.results import write_results
 from support.setup import RESULTS
 
@@ -39,12 +39,21 @@ def write(name: str, rows: Sequence[Row], models: Mapping[str, Path]) -> None:
               for (model, asked), own in groups.items()]
     minutes = max(row["minutes"] for row in kept)
     picture = f"![Agreement with the original, by method]({name}.svg)"
-    write_results(name, {"rows": kept}, tables, [picture, "", *_remarks(kept, minutes)])
+    write_results(name, {"rows": kept}, tables, [picture, "", *_missing(groups), *_remarks(kept, minutes)])
     (RESULTS / f"{name}.svg").write_text(drawn(groups))
 
 
 def _order(row: Row) -> tuple[Any, ...]:
     return row["model"], row["asked"], row["method"] != OURS, -row["agreement"]
+
+
+def _missing(groups: Mapping[tuple[str, float], Sequence[Row]]) -> list[str]:
+    """What has not been run, so that no table looks complete that is not."""
+    found = list[str]()
+    for (model, asked), rows in groups.items():
+        absent = [method for method in ORDER if method not in {row["method"] for row in rows}]
+        found += [f"Not run yet, {model} at {asked:g}: {', '.join(absent)}.", ""] if absent else []
+    return found
 
 
 HEADER = ("method", "times fewer MACs", "times faster, onnxruntime", "agreement, held-out", "divergence, nats",
