@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -461,7 +462,7 @@ def test_the_report_has_every_student_and_the_curve_of_hidden_layers() -> None:
         widths = [point.width for point in curve]
         assert widths == sorted(set(widths))
         # wider is never worse on what was fitted
-        assert all(b.error <= a.error + 1e-6 for a, b in zip(curve, curve[1:], strict=False))
+        assert all(b.error <= a.error + 1e-6 for a, b in pairwise(curve))
     again = dc.compress(ONNX, pictures(ONNX, 96), plan=result.plan, distilled=False).report.compression
     assert again is not None
     assert all(s.chosen for s in again.students)
