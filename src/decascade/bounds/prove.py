@@ -30,6 +30,9 @@ from decascade.ir.shapes import infer_graph
 
 F64 = NDArray[np.float64]
 LARGEST_BATCH = 32
+MOST_VAIN = 3
+"""Rounds of programs in a row that decide nothing.  More than one: a solver reads the wall clock, and on a machine that is busy
+with other things it gives up early."""
 BATCH_SHARE = 0.004
 """Of the time, what one batch may take to run."""
 
@@ -75,10 +78,10 @@ def decide(work: Work, seconds: float, data: Mapping[str, NDArray[Any]] | None) 
     linear(work, 0.7 * work.left())
     strangers(work, 0.6 * work.left())
     search(work, 0.75 * work.left(), rounds=5)
-    helped = programs(work, 0.4 * work.left())
+    vain = 0 if programs(work, 0.4 * work.left()) else 1
     search(work, 0.5 * work.left(), rounds=10)
-    while helped and work.left() > 0:
-        helped = programs(work, 0.0)
+    while vain < MOST_VAIN and work.left() > 0 and any(work.open(s).any() for s in work.seen.values()):
+        vain = 0 if programs(work, 0.0) else vain + 1
         search(work, 0.0, rounds=5)
 
 
