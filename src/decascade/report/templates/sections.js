@@ -111,9 +111,13 @@ function studentsTable(students) {
     ...[small(s.fit_error), small(s.sensitivity), quantity(s.cost_before), quantity(s.cost_after), change(s.cost_before, s.cost_after)].map((text) => make("td", { class: "number", text })),
   ]));
   const chosenOnes = students.filter((s) => s.chosen).length;
+  const table = (some) => make("table", {}, [make("thead", {}, [make("tr", {}, head.map((cell) => cell.cloneNode(true)))]), make("tbody", {}, some)]);
+  const taken = rows.filter((_, i) => students[i].chosen), others = rows.filter((_, i) => !students[i].chosen);
+  const few = !taken.length || others.length <= 12;
   return make("div", { class: "wide scroll", tabindex: 0, role: "group", "aria-label": "Students" }, [
     make("p", { class: "hint", text: `${students.length} ${students.length === 1 ? "student" : "students"} considered, ${chosenOnes} chosen; costs in ${data.unit}. Sensitivity: how far the model's output moves with only that student in it.` }),
-    make("table", {}, [make("thead", {}, [make("tr", {}, head)]), make("tbody", {}, rows)])]);
+    table(few ? rows : taken),
+    ...(few ? [] : [make("details", {}, [make("summary", { text: `the ${others.length} others` }), table(others)])])]);
 }
 
 function widthPlot(students) {
