@@ -268,7 +268,7 @@ OPTIONS = {
     "--input-range 0": "requires 2 arguments",
     "--seed -1": "seed = -1",
     "--seed x": "valid integer",
-    "--turbo": "No such option: --turbo",
+    "--turbo": "there is no option --turbo; did you mean --tier?",
 }
 
 

@@ -170,6 +170,17 @@ def test_the_exact_program_finds_the_minimum(op):
     assert found[tensor][0].min() <= high + 0.2 * scale
 
 
+@pytest.mark.parametrize(("past", "settled"), [(0.2, True), (0.3, False), (None, False)])
+def test_the_exact_program_of_a_constant(past, settled):
+    """A channel of zeros sees no input: its program has no columns."""
+    kernel = np.zeros((1, 1, 3, 3), np.float32)
+    graph = chain(Conv(kernel, np.array([0.25], np.float32)), RELU, shape=(1, 3, 3))
+    tracer = Tracer(graph, propagate(graph, Box.of(graph, (-1, 1))))
+    answer = lowest(tracer, graph.nodes[0].outputs[0], 0, (0, 0), 1, 20, past)
+    assert answer.settled == settled
+    assert answer.bound == pytest.approx(0.25, abs=1e-3)
+
+
 def test_regimes_other_than_relu():
     rng = np.random.default_rng(0)
     weight = np.full((1, 1, 1, 1), 1.0, np.float32)

@@ -290,6 +290,8 @@ def _solve(build: _Build, columns: Ints, factors: F64, rest: float, seconds: flo
     optimize: Any = import_module("scipy.optimize")
     sparse: Any = import_module("scipy.sparse")
     p = build.program
+    if not p.width:  # a constant neuron: it depends on no input
+        return Answer(rest, settled=past is not None and rest > past, ended=True)
     none = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
     rows, cols, values = zip(none, *p.entries, strict=True)
     entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))
