@@ -29,6 +29,7 @@ from decascade.ir.interpret import run as interpret
 from decascade.ir.shapes import infer_graph
 from decascade.search.choice import Plan
 
+UNTRAINED = pytest.mark.filterwarnings("ignore:the model says the same of all samples:decascade.errors.DataWarning")
 QUICK = DistillOptions(epochs=1, precision="float32")
 CLASSES = 4
 
@@ -107,6 +108,7 @@ def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@UNTRAINED
 @pytest.mark.parametrize("kind", ["onnx", "keras"])
 def test_the_written_model_is_the_student_within_its_budget(kind: str, tmp_path: Path) -> None:
     path = ONNX if kind == "onnx" else KERAS
@@ -251,6 +253,7 @@ def test_the_largest_drop_is_kept() -> None:
     assert accuracy.after == pytest.approx(100.0 - drop)
 
 
+@pytest.mark.filterwarnings("ignore:the model gets 0.0 % of the labels right:decascade.errors.DataWarning")
 def test_where_no_attempt_keeps_the_drop_the_exact_merge_is_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "ROUNDS", 1)
     x, y = labelled(ONNX, 96)
@@ -414,6 +417,7 @@ def test_quantities() -> None:
     assert numbers("0.485, 0.456,2", "") == (0.485, 0.456, 2.0)
 
 
+@UNTRAINED
 def test_what_is_proved_linear_is_merged_before_anything_is_fitted() -> None:
     """Non-negative weights on pictures from 0 to 1: the first activation does nothing there."""
     model = onnx_net()
@@ -466,3 +470,25 @@ def test_the_report_has_every_student_and_the_curve_of_hidden_layers() -> None:
     again = dc.compress(ONNX, pictures(ONNX, 96), plan=result.plan, distilled=False).report.compression
     assert again is not None
     assert all(s.chosen for s in again.students)
+
+
+def test_data_of_another_scale_are_told_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pictures a thousand times too small for the biases: a warning on standard error and in the report."""
+    net, rng = onnx_net(), np.random.default_rng(0)
+    for node in net.graph.node:
+        if node.op_type == "Conv":
+            wide = next(len(onnx.numpy_helper.to_array(t)) for t in net.graph.initializer if t.name == node.input[1])
+            net.graph.initializer.append(onnx.numpy_helper.from_array(rng.standard_normal(wide).astype("f4"), f"{node.name}.b"))
+            node.input.append(f"{node.name}.b")
+    onnx.save(net, tmp_path / "net.onnx")
+    x = pictures(tmp_path / "net.onnx", 64)
+    for name, scale in (("right", 1), ("wrong", 1e-3)):
+        np.savez(tmp_path / f"{name}.npz", x=np.float32(scale) * x)
+        out, report = tmp_path / f"{name}.onnx", tmp_path / f"{name}.json"
+        told = ("compress", tmp_path / "net.onnx", "-o", out, "--data", tmp_path / f"{name}.npz", "--report", report)
+        assert run([str(a) for a in (*told, "--speedup", 1.2, "--no-distil", "--quiet")]) == 0
+        err = capsys.readouterr().err
+        words = "look too small for this model: what they contribute is"
+        assert err.count("\n") == (name == "wrong"), err
+        assert (words in err) == err.startswith("decascade: warning: the data (") == (name == "wrong")
+        assert any(words in note for note in json.loads(report.read_text())["notes"]) == (name == "wrong")

@@ -36,6 +36,10 @@ class UsageError(DecascadeError, ValueError):
     """An option or argument out of its domain."""
 
 
+class DataWarning(UserWarning):
+    """The data do not look like what the model was trained on: another scale, labels of other classes."""
+
+
 class CannotInterpret(DecascadeError):  # noqa: N818 - caught as a fact, never shown as a failure
     """The NumPy interpreter met an operation that it has no float64 meaning for."""
 

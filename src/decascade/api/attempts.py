@@ -20,6 +20,7 @@ from decascade.cost import Target
 from decascade.errors import UsageError
 from decascade.fit.assemble import put_in
 from decascade.fit.data import Dataset, Scaling, load_dataset
+from decascade.fit.data_range import warn_of_range
 from decascade.fit.distill import Distilled, DistillOptions, distill
 from decascade.fit.divergence import outputs_of
 from decascade.fit.pipeline import Closeness, Work, closeness, exact_tier
@@ -129,15 +130,16 @@ def begin(
         raise UsageError(f"seed = {seed}: give a whole number from 0 on")
     if span < 1:
         raise UsageError(f"span = {span}: give how many layers a student may replace, from 1 on")
-    found = resolved(target)
+    found = resolved(target, progress)
     check_additive(found)
     subject = Subject(*read_model(model, input_shape))
     given = load_dataset(data, subject.graph, subject.from_native, scaling=scaling, cache=cache, least=16, seed=seed)
+    told = warn_of_range(subject.graph, given)
     train, held = given.split(min(HELD_OUT, max(given.count // 5, 1)), seed)
     outputs = outputs_of(subject.graph, loss, given.labels is not None)
     merged = find(subject, Options(found), Asked(input_range=input_range, seed=seed), progress)
     work = Work(subject.graph, merged.graph, found, train.first(FIT), outputs, span, seed)
-    return Job(subject, work, train, held, options or DistillOptions(), merged.cascades, (*given.notes, *merged.notes))
+    return Job(subject, work, train, held, options or DistillOptions(), merged.cascades, (*given.notes, *told, *merged.notes))
 
 
 class Surveyed:

@@ -12,14 +12,15 @@ from decascade.checking.models import Subject
 from decascade.cost import Target
 from decascade.errors import UsageError
 from decascade.fit.assemble import runner
-from decascade.fit.candidates import Candidate, candidates, fit_all, sizes_of, supported
+from decascade.fit.candidates import candidates, fit_all, proposals, sizes_of, supported
 from decascade.fit.data import Scaling, load_dataset
+from decascade.fit.data_range import warn_of_range
 from decascade.fit.distill import Distilled, DistillOptions
 from decascade.fit.distill import distill as distill_graphs
 from decascade.fit.divergence import outputs_of
 from decascade.fit.lowered import Lowered
 from decascade.fit.moments import collect
-from decascade.fit.students import Fit
+from decascade.fit.students import Fit, Student
 from decascade.fit.survey import batch_size
 
 
@@ -55,10 +56,9 @@ def fit_segment(
     graph, samples = job.work.exact, job.work.samples
     names = {layer: node.output for node in job.work.original.nodes for layer in (node.name, *node.origin)}
     ends = tuple(name if name in graph.tensors else names.get(name, name) for name in (entry, exit))
-    every = list(candidates(graph, job.work.target, span))
-    found = [c for c in every if _ends(c) == ends]
+    found = list(candidates(graph, job.work.target, span, lambda student: _ends(student) == ends))
     if not found:
-        known = ", ".join(sorted({f"{a} to {b}" for a, b in map(_ends, every)})[:8])
+        known = ", ".join(sorted({f"{a} to {b}" for a, b in map(_ends, proposals(graph, span))})[:8])
         raise UsageError(f"no cheaper student for a segment from {entry} to {exit}; segments are {known or 'none'}")
     found = supported(found, samples.count)
     requests = [request for candidate in found for request in candidate.student.requests()]
@@ -75,8 +75,8 @@ def fit_segment(
     return tuple(sorted(fits, key=lambda f: (f.cost, f.error)))
 
 
-def _ends(candidate: Candidate) -> tuple[str, str]:
-    segment = candidate.student.site.segment
+def _ends(student: Student) -> tuple[str, str]:
+    segment = student.site.segment
     return segment.entry, segment.exit
 
 
@@ -103,6 +103,7 @@ def distill(
     """
     one, two = Subject(*read_model(student, input_shape)), Subject(*read_model(original, input_shape))
     given = load_dataset(data, two.graph, two.from_native, scaling=scaling)
+    warn_of_range(two.graph, given)
     folder = None if run is None else Path(run)
     found = distill_graphs(
         one.graph, two.graph, given, training, outputs=outputs_of(two.graph, loss, given.labels is not None),

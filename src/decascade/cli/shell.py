@@ -6,15 +6,16 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import typer
 
 from decascade.cli.app import app
-from decascade.errors import DecascadeError
+from decascade.errors import DataWarning, DecascadeError
 
 INTERRUPT, INTERRUPTED = 130, "interrupted; nothing was written"
 """What shells use after Ctrl-C; typer turns the exception into it."""
@@ -34,7 +35,10 @@ def run(arguments: list[str]) -> int:
     if not debug:
         _hush()
     try:
-        code = app(arguments, prog_name="decascade", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", DataWarning)
+            warnings.showwarning = partial(_warn, warnings.showwarning)
+            code = app(arguments, prog_name="decascade", standalone_mode=False)
         return _fail(INTERRUPTED, INTERRUPT) if code == INTERRUPT else code or 0
     except KeyboardInterrupt:
         return _fail(INTERRUPTED, INTERRUPT)
@@ -69,6 +73,13 @@ def _usage(error: Any) -> str:
         near = get_close_matches(given, known, 1, 0.5)
         message = f"there is no option {given}{f'; did you mean {near[0]}?' if near else ''}"
     return f"{message.rstrip('.')}{'' if message.endswith('?') else '.'} Try {command} --help."
+
+
+def _warn(otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """What is to be said of the data, in one line and at once: the work that follows may be long."""
+    if not issubclass(category, DataWarning):
+        return otherwise(message, category, *place)
+    return print(f"decascade: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> int:

@@ -7,6 +7,7 @@ median layer.  Data 255 times too small or too large move that ratio as many tim
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from math import sqrt
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv, ConvTranspose
+from decascade.errors import DataWarning
 from decascade.fit.data import Dataset
 from decascade.fit.lowered import Lowered
 from decascade.fit.lowered_ops import load_torch
@@ -28,6 +30,14 @@ SMALL, LARGE = 0.1, 60.0
 """Ratios outside of which data are not scaled as the model expects."""
 SATURATED = 0.3
 """Share of a clipped activation's values at its upper end from which it is seen as saturated."""
+
+
+def warn_of_range(graph: Graph, data: Dataset) -> tuple[str, ...]:
+    """Issue what `range_warnings` finds as `DataWarning`, before any long work; the lines, for the report."""
+    found = tuple(range_warnings(graph, data))
+    for line in found:
+        warnings.warn(line, DataWarning, stacklevel=4)
+    return found
 
 
 def range_warnings(graph: Graph, data: Dataset) -> list[str]:
