@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -94,3 +95,8 @@ def large(count: int) -> Report:
         after.append(replace(relu, inputs=(len(after) - 1,), same=len(before) - 1))
         rows.append(replace(pattern, layers=layers, reason="4 layers -> one 3x3 convolution"))
     return replace(base, cascades=tuple(rows), graphs=GraphFacts(tuple(before), tuple(after)))
+
+
+def check_against(kind: str, facts: object) -> None:
+    """That facts, as JSON has them, fit the schema's definition of that kind."""
+    jsonschema.validate(facts, {**SCHEMA["$defs"][kind], "$defs": SCHEMA["$defs"]}, cls=jsonschema.Draft202012Validator)

@@ -27,6 +27,7 @@ from decascade.report.files import write_report
 from decascade.report.html import page
 from decascade.report.load import load_report
 from deploy.small import graph_of, net
+from report_examples import check_against
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +157,7 @@ def test_the_page_is_a_function_of_the_json(
     given = ["bench", *map(str, models), "--rounds", "1", "--target", "onnxruntime,macs", "--report"]
     assert run([*given, str(report), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(report.read_text())
+    check_against("bench", json.loads(report.read_text()))
     facts = load_report(report)
     assert isinstance(facts, BenchFacts)
     write_report(facts, first)

@@ -28,6 +28,7 @@ from decascade.deploy.tflm import run_micro
 from decascade.errors import OutputError, UsageError, VerificationError
 from decascade.formats.registry import format_of
 from deploy.small import MODELS, net
+from report_examples import check_against
 
 RESNET8 = MODELS / "mlperf_tiny_resnet8_cifar10.h5"
 MISSING = "the published models are not beside the checkout"
@@ -191,6 +192,7 @@ def test_command(onnx_net: Path, tmp_path: Path, data: Path, capsys: pytest.Capt
     assert "LiteRT = TFLM" in told
     assert f"Written to {out.name}" in told
     facts = json.loads(report.read_text())
+    check_against("export", facts)
     assert facts["micro"]["arena"] > 0
     assert facts["versions"]["tflite-micro"]
     assert facts["output"] == str(out)

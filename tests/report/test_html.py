@@ -23,7 +23,7 @@ from decascade.report.html_data import DECADES, LEVELS, MAPS, NODES, _level, pag
 from decascade.report.html_layout import NODE, layouts
 from decascade.report.load import from_dict, load_report
 from decascade.report.parts import GraphFacts, Measure, NodeFacts
-from report_examples import DIGITS, compressed, large, merged, proven
+from report_examples import DIGITS, check_against, compressed, large, merged, proven
 
 EVIL = '</script><script>alert(1)</script><img src=x onerror=alert(2)>\'"&<!--'
 
@@ -271,5 +271,6 @@ def test_an_export_is_a_page_too(tmp_path: Path) -> None:
     assert figures["error, root mean square"] == (2, 1.2), "the last of two figures of that name: equalising"
     (tmp_path / "e.json").write_text(EXPORTED.to_json())
     assert load_report(tmp_path / "e.json") == EXPORTED
+    check_against("export", json.loads(EXPORTED.to_json()))
     assert run(["report", str(tmp_path / "e.json"), "-o", str(tmp_path / "e.html")]) == 0
     assert (tmp_path / "e.html").read_text(encoding="utf-8") == text

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from decascade.errors import FormatError, UnsafeModelError
 from decascade.formats.base import Arrays, Document
+from decascade.formats.files import checked_file
 from decascade.formats.input_shapes import InputShapes
 from decascade.formats.torch_common import NOTE_KEY, load, loaded, note_of
 from decascade.ir.graph import Graph
@@ -104,6 +105,7 @@ def _read_file(path: Path, input_shape: InputShapes | None) -> Document:
 
     from decascade.formats.torch_archive import load_program
 
+    checked_file(path)
     if path.suffix.lower() in PICKLES:
         raise UnsafeModelError(
             f"{path} is a pickle, which can run code when it is loaded and is never opened: load it yourself, put the weights "
