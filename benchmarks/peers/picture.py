@@ -1,4 +1,4 @@
-"""A picture of agreement over cost: a panel per network and budget, a bar per method."""
+"""Agreement by method: a panel per network and budget with a bar per method, and one over measured latency per network."""
 
 from __future__ import annotations
 
@@ -14,16 +14,21 @@ LEFT, WIDTH, RIGHT, BAR, GAP = 300, 420, 270, 16, 8
 HEAD, FOOT, TOP = 44, 30, 12
 
 Row = Mapping[str, Any]
-Groups = Mapping[tuple[str, float], Sequence[Row]]
+Groups = Mapping[tuple[str, float, float], Sequence[Row]]
+HIGH = 260
 
 
 def drawn(groups: Groups) -> str:
     """An SVG."""
     parts, y = list[str](), TOP
     least = floor(20 * min(row["agreement"] for rows in groups.values() for row in rows)) / 20
-    for (model, asked), rows in groups.items():
-        parts += _panel(f"{model}, {asked:g} times fewer MACs asked", rows, y, least)
+    for (model, asked, minutes), rows in groups.items():
+        parts += _panel(f"{model}, {asked:g} times fewer MACs asked, {minutes:g} minutes each", rows, y, least)
         y += HEAD + len(rows) * (BAR + GAP) + FOOT
+    for model in dict.fromkeys(model for model, _, _ in groups):
+        own = [(asked, row) for (name, asked, _), rows in groups.items() if name == model for row in rows]
+        parts += _latency(f"{model}, agreement over latency measured in onnxruntime (times faster)", own, y, least)
+        y += HEAD + HIGH + FOOT
     box = f'viewBox="0 0 {LEFT + WIDTH + RIGHT} {y}"'
     paper = f'<rect width="{LEFT + WIDTH + RIGHT}" height="{y}" rx="8" fill="#fff"/>'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {box} font-family="system-ui, sans-serif" font-size="13">'
@@ -48,6 +53,30 @@ def _panel(title: str, rows: Sequence[Row], top: int, least: float) -> list[str]
         parts.append(_text(LEFT - 8, y + 13, row["method"], INK, "end", ' font-weight="600"' if own else ""))
         told = f"{100 * row['agreement']:.1f} %, {row['fewer_macs']:.2f} × fewer MACs, {row['faster']:.2f} × faster"
         parts.append(_text(end + 6, y + 13, told, SOFT))
+    return parts
+
+
+def _latency(title: str, rows: Sequence[tuple[float, Row]], top: int, least: float) -> list[str]:
+    """One point per result: to the right is faster, above is closer to the original."""
+    slow, fast = min(row["faster"] for _, row in rows) - 0.05, max(row["faster"] for _, row in rows) + 0.05
+    bottom = top + HEAD + HIGH
+
+    def x(faster: float) -> float:
+        return 60 + (LEFT + WIDTH - 60) * (faster - slow) / (fast - slow)
+
+    def y(agreement: float) -> float:
+        return bottom - HIGH * (agreement - least) / (1 - least)
+
+    parts = [_text(16, top + 18, title, more=' font-weight="600"')]
+    for i in range(5):
+        share, ratio = least + (1 - least) * i / 4, slow + (fast - slow) * i / 4
+        parts.append(f'<path d="M60 {y(share):g}H{LEFT + WIDTH}" stroke="{LINE}"/>')
+        parts.append(_text(54, y(share) + 4, f"{100 * share:.4g} %", SOFT, "end"))
+        parts.append(_text(x(ratio), bottom + 18, f"{ratio:.2f} ×", SOFT, "middle"))
+    for asked, row in rows:
+        own, at = row["method"] == OURS, (x(row["faster"]), y(row["agreement"]))
+        parts.append(f'<circle cx="{at[0]:g}" cy="{at[1]:g}" r="5" fill="{BLUE if own else GREY}"/>')
+        parts.append(_text(at[0] + 8, at[1] + 4, f"{row['method']}, {asked:g}", INK if own else SOFT))
     return parts
 
 

@@ -17,6 +17,8 @@ from support.setup import RESULTS
 WITHIN = 1.01
 """MACs above the budget by which a result still counts as within it."""
 Row = dict[str, Any]
+Group = tuple[str, float, float]
+"""Model, how many times fewer MACs were asked for, minutes."""
 
 
 def write(name: str, rows: Sequence[Row], models: Mapping[str, Path]) -> None:
@@ -32,25 +34,24 @@ def write(name: str, rows: Sequence[Row], models: Mapping[str, Path]) -> None:
             for row in own:
                 row["faster"] = found[row["file"]]
     kept = sorted(({k: v for k, v in row.items() if k != "file"} for row in rows), key=_order)
-    groups: dict[tuple[str, float], list[Row]] = {}
+    groups: dict[Group, list[Row]] = {}
     for row in kept:
-        groups.setdefault((row["model"], row["asked"]), []).append(row)
-    tables = [(f"{model} at {asked:g} times fewer MACs", HEADER, [_cells(row, own) for row in own])
-              for (model, asked), own in groups.items()]
-    minutes = max(row["minutes"] for row in kept)
+        groups.setdefault((row["model"], row["asked"], row["minutes"]), []).append(row)
+    tables = [(f"{model} at {asked:g} times fewer MACs, {minutes:g} minutes each", HEADER, [_cells(row, own) for row in own])
+              for (model, asked, minutes), own in groups.items()]
     picture = f"![Agreement with the original, by method]({name}.svg)"
-    write_results(name, {"rows": kept}, tables, [picture, "", *_missing(groups), *_remarks(kept, minutes)])
+    write_results(name, {"rows": kept}, tables, [picture, "", *_missing(groups), *_remarks(kept)])
     (RESULTS / f"{name}.svg").write_text(drawn(groups))
 
 
 def _order(row: Row) -> tuple[Any, ...]:
-    return row["model"], row["asked"], row["method"] != OURS, -row["agreement"]
+    return row["model"], row["asked"], row["minutes"], row["method"] != OURS, -row["agreement"]
 
 
-def _missing(groups: Mapping[tuple[str, float], Sequence[Row]]) -> list[str]:
+def _missing(groups: Mapping[Group, Sequence[Row]]) -> list[str]:
     """What has not been run, so that no table looks complete that is not."""
     found = list[str]()
-    for (model, asked), rows in groups.items():
+    for (model, asked, _), rows in groups.items():
         absent = [method for method in ORDER if method not in {row["method"] for row in rows}]
         found += [f"Not run yet, {model} at {asked:g}: {', '.join(absent)}.", ""] if absent else []
     return found
@@ -78,13 +79,13 @@ def _budget(row: Row) -> float:
     return row["macs"] * row["fewer_macs"] / row["asked"]
 
 
-def _remarks(rows: Sequence[Row], minutes: float) -> list[str]:
+def _remarks(rows: Sequence[Row]) -> list[str]:
     images, test = rows[0]["held_out"], rows[0]["test_images"]
     error = 100 * (0.06 * 0.94 / images) ** 0.5
     first = 100 * (0.12 * 0.88 / test) ** 0.5
     busy = max(row["load"] for row in rows)
     return [
-        f"Every method had {minutes:g} minutes of processor time on one thread, its selection included (the prices of steps are"
+        "Every method had the same minutes of processor time on one thread, its selection included (the prices of steps are"
         " measured beside it, for all alike), and ends with the same distillation from the original on the same unlabelled"
         " training images; nothing uses labels. Steps are paid at the price of an undisturbed step: on this machine of 2 cores,"
         f" shared while this ran (load up to {busy:.0f}), they took more, as the column says.",
