@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from decascade.ir.graph import Graph, Node, Tensor
 
@@ -44,3 +44,17 @@ class Target(Protocol):
     def graph_cost(self, graph: Graph) -> Cost:
         """Cost of a whole model."""
         ...
+
+
+@runtime_checkable
+class Measuring(Target, Protocol):
+    """A target whose costs are measured, which takes time."""
+
+    def unknown(self, nodes: Sequence[Node], tensors: Mapping[str, Tensor]) -> frozenset[str]:
+        """What would have to be measured before a run has a cost: equal texts are one measurement."""
+        ...
+
+
+def unknown(target: Target, nodes: Sequence[Node], tensors: Mapping[str, Tensor]) -> frozenset[str]:
+    """See `Measuring.unknown`; nothing where costs are counted."""
+    return target.unknown(nodes, tensors) if isinstance(target, Measuring) else frozenset()

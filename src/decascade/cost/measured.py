@@ -59,6 +59,14 @@ class Measured:
         self.name, self.unit = meter.name, meter.unit
         self.meter, self.joined, self.told = meter, joined, told
         self.cache = cache or Cache()
+        self._refused = dict[str, str]()
+
+    def unknown(self, nodes: Sequence[Node], tensors: Mapping[str, Tensor]) -> frozenset[str]:
+        """The run, unless it is free, was measured before, or the tool cannot run it."""
+        nodes = _deployed(nodes, tensors)
+        text = signature(nodes, tensors)
+        known = is_free(nodes) or text in self._refused or self.cache.get(self.meter.identity, text) is not None
+        return frozenset() if known else frozenset({f"{self.name}\n{text}"})
 
     def segment_cost(self, nodes: Sequence[Node], tensors: Mapping[str, Tensor]) -> Cost:
         """Cost of a run of layers, measured together as a model of their own; infinite where the tool cannot run new ones.
@@ -89,13 +97,21 @@ class Measured:
         if is_free(nodes):
             return 0.0, 0.0
         text = signature(nodes, tensors)
-        found = self.cache.get(self.meter.identity, text)
-        if found is None:
-            if self.told is not None:
-                self.told(f"measuring {len(nodes)} layer{'s' if len(nodes) > 1 else ''} for {self.name}")
-            graph = standalone(nodes, tensors)
+        return self.cache.get(self.meter.identity, text) or self._new(text, nodes, tensors)
+
+    def _new(self, text: str, nodes: Sequence[Node], tensors: Mapping[str, Tensor]) -> tuple[float, float]:
+        """A measurement that was not made before, kept from now on; what the tool refused once it is not asked again."""
+        if text in self._refused:
+            raise UsageError(self._refused[text])
+        if self.told is not None:
+            self.told(f"measuring layers for {self.name}")
+        graph = standalone(nodes, tensors)
+        try:
             found = self.meter.measure(graph) if graph.nodes else (0.0, 0.0)
-            self.cache.put(self.meter.identity, text, *found)
+        except UsageError as error:
+            self._refused[text] = str(error)
+            raise
+        self.cache.put(self.meter.identity, text, *found)
         return found
 
 

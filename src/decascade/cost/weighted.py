@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from decascade.cost.base import Cost, Target
+from decascade.cost.base import Cost, Target, unknown
 from decascade.ir.graph import Graph, Node, Tensor
 
 
@@ -21,6 +21,9 @@ class Weighted:
 
     def segment_cost(self, nodes: Sequence[Node], tensors: Mapping[str, Tensor]) -> Cost:
         return self._sum([target.segment_cost(nodes, tensors) for _, target in self.terms])
+
+    def unknown(self, nodes: Sequence[Node], tensors: Mapping[str, Tensor]) -> frozenset[str]:
+        return frozenset[str]().union(*(unknown(target, nodes, tensors) for _, target in self.terms))
 
     def combine(self, costs: Iterable[Cost]) -> Cost:
         listed = [c.parts or self._spread(c) for c in costs]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import process_time
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +23,13 @@ RESAMPLED = 200
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a measurement may go on: runs per visit, visits at most, and the relative half width that is good enough."""
+    """How long a measurement may go on: runs per visit, visits at most, the relative half width that is good enough, and
+    seconds of processor time after which there is no other visit."""
 
     runs: int = 40
     visits: int = 8
     width: float = 0.02
+    seconds: float = 2.0
 
 
 def fastest(times: F64) -> float:
@@ -53,12 +56,12 @@ class Stopwatch:
         """Microseconds and the half width of their 95 % interval."""
         rng = np.random.default_rng(0)
         times, yard = np.empty(0), np.empty(0)
-        value = width = 0.0
+        value, width, start = 0.0, 0.0, process_time()
         for _ in range(self.effort.visits):
             more = visit(self.effort.runs)
             times, yard = np.concatenate([times, more[0]]), np.concatenate([yard, more[1]])
             value, width = fastest(times), half_width(times, rng)
-            if width <= self.effort.width * max(value, 1.0):
+            if width <= self.effort.width * max(value, 1.0) or process_time() - start > self.effort.seconds:
                 break
         here = fastest(yard)
         if self.known is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import ceil
@@ -17,6 +17,7 @@ from decascade.fit.windows import Request, patches_per_unknown
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.search.segments import find_segments, nodes_of
 
+Run = tuple[Sequence[Node], Mapping[str, Tensor]]
 FAMILIES = (OneConv, Dropped, LowRank, Bottleneck, Separable, DepthwiseSeparable, Narrowed, OneHidden)
 ENOUGH = 4
 """Patches per unknown below which a fit is not made."""
@@ -50,18 +51,27 @@ class Fitted:
         return written(self.candidate.student, self.fit.ops, label)
 
 
-def candidates(graph: Graph, target: Target, span: int) -> Iterator[Candidate]:
-    """Every student of every segment that is cheaper than what it replaces, by enough to count."""
+def candidates(graph: Graph, target: Target, span: int, known: Callable[[Student], bool] | None = None) -> Iterator[Candidate]:
+    """Every student of every segment that is cheaper than what it replaces, by enough to count.
+
+    `known`: whether both have a cost; what has none is left out.
+    """
     least = LEAST * target.graph_cost(graph).value
-    for segment in find_segments(graph, span):
-        site = site_of(graph, segment)
-        if site is None:
-            continue
-        before = target.segment_cost(nodes_of(graph, segment), graph.tensors).value
-        for student in _students(site):
+    for site, some in groupby(proposals(graph, span), key=lambda student: student.site):
+        students = [student for student in some if known is None or known(student)]
+        before = target.segment_cost(*replaced(site)).value if students else 0.0
+        for student in students:
             cost = cost_of(student, target)
             if before - cost > least:
                 yield Candidate(student, cost, before)
+
+
+def proposals(graph: Graph, span: int) -> Iterator[Student]:
+    """Every student of every segment, segment by segment, whatever it costs."""
+    for segment in find_segments(graph, span):
+        site = site_of(graph, segment)
+        if site is not None:
+            yield from _students(site)
 
 
 def _students(site: Site) -> Iterator[Student]:
@@ -69,10 +79,20 @@ def _students(site: Site) -> Iterator[Student]:
         yield from family.propose(site)
 
 
+def replaced(site: Site) -> Run:
+    """The layers of a segment."""
+    return nodes_of(site.graph, site.segment), site.graph.tensors
+
+
+def blank(student: Student) -> Run:
+    """The layers of a student before it has weights."""
+    nodes, tensors = written(student, student.blank(), "student")
+    return nodes, {**student.site.graph.tensors, **tensors}
+
+
 def cost_of(student: Student, target: Target) -> float:
     """What a student costs, before it has weights."""
-    nodes, tensors = written(student, student.blank(), "student")
-    return target.segment_cost(nodes, {**student.site.graph.tensors, **tensors}).value
+    return target.segment_cost(*blank(student)).value
 
 
 def supported(found: Iterable[Candidate], samples: int) -> list[Candidate]:

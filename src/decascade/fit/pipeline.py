@@ -44,7 +44,7 @@ class Work:
 
     def student(self, plan: Plan, progress: Progress) -> Graph:
         """The plan's students put in and fitted, and what the exact tier makes of the result."""
-        chosen = chosen_candidates(self.exact, plan, self.target)
+        chosen = chosen_candidates(self.exact, plan)
         size = batch_size(self.exact, self.samples.count)
         batches = Again(self.samples, size)
         return exact_tier(assemble(self.exact, chosen, batches, self.samples.count, self.seed, progress), self.target)

@@ -11,10 +11,22 @@ from typing import Any, Protocol
 from decascade.cost import Cost, Target
 from decascade.errors import UsageError
 from decascade.fit.assemble import runner
-from decascade.fit.candidates import Candidate, Fitted, candidates, fit_all, needed, passes, sizes_of, supported, thinned
+from decascade.fit.candidates import (
+    Candidate,
+    Fitted,
+    candidates,
+    fit_all,
+    needed,
+    passes,
+    proposals,
+    sizes_of,
+    supported,
+    thinned,
+)
 from decascade.fit.divergence import Output
 from decascade.fit.hidden import hidden_width
 from decascade.fit.lowered import Lowered
+from decascade.fit.measuring import left_out, measure
 from decascade.fit.moments import collect
 from decascade.fit.sensitivity import sensitivities
 from decascade.ir.graph import Graph
@@ -31,6 +43,8 @@ AT_ONCE = 64
 """Samples per batch there: a limited time is kept to within a batch."""
 ROOM = 256 * 2**20
 """Bytes of activations that a batch may take."""
+MEASURING = 0.5
+"""Share of a limited time that may go into measuring what students cost."""
 FITTING = 0.75
 """Share of a limited time after which a segment that has a fitted student gets no more."""
 COLLECTING = 0.5
@@ -113,7 +127,10 @@ def survey(
     """
     check_additive(target)
     start, size, lowered = monotonic(), batch_size(graph, samples.count), Lowered(graph)
-    found = supported(candidates(graph, target, span), samples.count)
+    known = measure(graph, target, span, None if seconds is None else MEASURING * seconds, progress)
+    unmeasured = left_out(graph, target, span) if known else ()
+    seconds, start = None if seconds is None else max(seconds - (monotonic() - start), 0.0), monotonic()
+    found = supported(candidates(graph, target, span, known), samples.count)
     kept, used, fits, rounds = list[Fitted](), samples.count, 0, list(passes(found))
     curves = dict[Segment, tuple[WidthError, ...]]()
     for i, some in enumerate(rounds):
@@ -129,7 +146,7 @@ def survey(
         used, fits, kept = min(used, stream.taken), fits + len(fitted), [*kept, *thinned(fitted, KEEP)]
     left = None if seconds is None else max(seconds - (monotonic() - start), 0.0)
     measured = sensitivities(lowered, kept, list(_first(samples, min(size, AT_ONCE))), outputs, progress, left)
-    notes = _shortened(used, samples.count, fits, len(found))
+    notes = (*unmeasured, *_shortened(used, samples.count, fits, len(found)))
     return Survey(graph, target, before, tuple(kept), tuple(measured), span, notes, curves)
 
 
@@ -181,19 +198,19 @@ def _shortened(used: int, samples: int, fits: int, found: int) -> tuple[str, ...
     return tuple(notes)
 
 
-def chosen_candidates(graph: Graph, plan: Plan, target: Target) -> list[Candidate]:
-    """The candidates of a graph that a plan names.
+def chosen_candidates(graph: Graph, plan: Plan) -> list[Candidate]:
+    """The candidates of a graph that a plan names, with the costs that the plan gives them.
 
     Raises:
         UsageError: the plan is of another model.
     """
-    wanted = {(choice.entry, choice.exit, choice.student) for choice in plan.choices}
+    wanted = {(choice.entry, choice.exit, choice.student): choice for choice in plan.choices}
     found = dict[tuple[str, str, str], Candidate]()
-    for candidate in candidates(graph, target, plan.span):
-        segment = candidate.student.site.segment
-        key = (segment.entry, segment.exit, candidate.student.label)
+    for student in proposals(graph, plan.span):
+        segment = student.site.segment
+        key = (segment.entry, segment.exit, student.label)
         if key in wanted:
-            found.setdefault(key, candidate)
+            found.setdefault(key, Candidate(student, wanted[key].cost, wanted[key].before))
     missing = sorted(wanted - found.keys())
     if missing:
         entry, exit_, student = missing[0]
