@@ -13,7 +13,7 @@ from bounds.nets import chain, conv, random_net
 from decascade.algebra.conv import Conv
 from decascade.bounds import Box, Status, prove
 from decascade.bounds.backward import Tracer
-from decascade.bounds.exact import lowest
+from decascade.bounds.exact import Answer, lowest
 from decascade.bounds.forward import run
 from decascade.bounds.interval import propagate
 from decascade.bounds.regimes import regimes
@@ -323,3 +323,28 @@ def test_an_operation_that_is_not_understood_leaves_what_follows_open_to_witness
     found = prove(graph, (1, 2), 3).activations[0]
     assert found.counts == {"open": 2}
     assert prove(graph, (-1, 2), 3).activations[0].counts == {"witnessed": 2}
+
+
+def test_a_solver_is_told_its_seconds_on_the_wall(monkeypatch):
+    """Three times as many where the budget counts CPU time and the clock on the wall shows three times as much."""
+    def told(factor):
+        now, seconds = [0.0], []
+
+        def clock():
+            now[0] += 1e-4
+            return now[0]
+
+        def counted(*args):
+            seconds.append(args[5])
+            return Answer(-np.inf)
+
+        monkeypatch.setattr("decascade.bounds.work.perf_counter", lambda: factor * now[0])
+        monkeypatch.setattr("decascade.bounds.tighten.lowest", counted)
+        rng = np.random.default_rng(3)
+        layers = [conv(rng, 2, 4), RELU, conv(rng, 4, 4), RELU, conv(rng, 4, 4), RELU]
+        prove(chain(*layers, shape=(2, 5, 5)), (0.45, 0.55), 2.0, clock=clock)
+        return np.array(seconds)
+
+    once, thrice = told(1.0), told(3.0)
+    assert len(once)
+    np.testing.assert_allclose(thrice, 3 * once, rtol=1e-9)

@@ -112,7 +112,7 @@ def _range(work: Work, s: Seen, channel: int, k: int, seconds: float) -> bool:
     """Both bounds of one neuron by a program.  Whether it came to an end, or made them narrower by a twentieth."""
     lo, hi = (b.reshape(len(b), -1)[channel, k] for b in work.classed(s))
     tracer = Tracer(work.graph, work.bounds)
-    low, high = (lowest(tracer, s.tensor, channel, s.spots[k], d, seconds, None, BINARIES) for d in (1, -1))
+    low, high = (lowest(tracer, s.tensor, channel, s.spots[k], d, work.on_the_wall(seconds), None, BINARIES) for d in (1, -1))
     for answer in (low, high):
         if answer.inputs is not None:
             look(work, answer.inputs)
@@ -162,7 +162,7 @@ def _reach(work: Work, s: Seen, channel: int, k: int, seconds: float) -> bool:
     decided = True
     for direction, end in _sides(s, channel, k):
         past, tracer = direction * end, Tracer(work.graph, work.bounds)
-        answer = lowest(tracer, s.tensor, channel, s.spots[k], direction, seconds, past, BINARIES)
+        answer = lowest(tracer, s.tensor, channel, s.spots[k], direction, work.on_the_wall(seconds), past, BINARIES)
         if answer.inputs is not None:
             look(work, answer.inputs)
         bound = np.array([max(answer.bound, past) if answer.settled else answer.bound])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,8 @@ def activations(graph: Graph) -> list[Node]:
 
 @dataclass(eq=False)
 class Work:
-    """`thorough`: neurons of channels that one witness already shows not to be linear are to be decided as well."""
+    """`thorough`: neurons of channels that one witness already shows not to be linear are to be decided as well.
+    `opened`: when it began, on its own clock and on the wall's."""
 
     graph: Graph
     box: Box
@@ -46,6 +48,7 @@ class Work:
     thorough: bool = True
     batch: int = 32
     known: dict[str, Bounds] = field(default_factory=dict[str, Bounds])
+    opened: tuple[float, float] = (0.0, 0.0)
 
     @staticmethod
     def of(
@@ -60,7 +63,7 @@ class Work:
         bounds = propagate(small, box)
         seen = {n.name: seen_of(n, len(bounds[n.inputs[0]].lo), axes[n.inputs[0]], own[n.inputs[0]]) for n in nodes}
         return Work(small, box, axes, bounds, Sightings(small, seen, clock), Limits.of(small, box), deadline, clock, progress,
-                    np.random.default_rng(seed), thorough)
+                    np.random.default_rng(seed), thorough, opened=(clock(), perf_counter()))
 
     @property
     def seen(self) -> Mapping[str, Seen]:
@@ -69,6 +72,12 @@ class Work:
     def left(self) -> float:
         """Seconds, but for what it will take to run the witnesses again."""
         return self.deadline - self.clock() - self.sightings.to_confirm()
+
+    def on_the_wall(self, seconds: float) -> float:
+        """Seconds of this work's clock in those of a clock on the wall, which is what a solver reads: more where the clock
+        counts CPU time and others keep the machine busy."""
+        own, wall = self.clock() - self.opened[0], perf_counter() - self.opened[1]
+        return seconds * max(wall / own, 1.0) if own > 0 else seconds
 
     def classed(self, s: Seen) -> tuple[F64, F64]:
         """Bounds (C, *classes) of an activation's input."""
