@@ -198,6 +198,19 @@ def test_command(onnx_net: Path, tmp_path: Path, data: Path, capsys: pytest.Capt
     assert facts["output"] == str(out)
 
 
+def test_a_merged_flatten_leaves_keras(tmp_path: Path) -> None:
+    """Where a merge moves a flatten, Keras needs a Permute for it: one flatten for everyone else."""
+    keras: Any = pytest.importorskip("keras")
+    x = keras.Input((6, 6, 3))
+    y = keras.layers.Conv2D(4, 3, use_bias=False, name="conv")(x)
+    model = keras.Model(x, keras.layers.Dense(2)(keras.layers.Flatten()(keras.layers.Permute((3, 1, 2))(y))))
+    model.save(tmp_path / "m.keras")
+    facts = dc.export(tmp_path / "m.keras", tmp_path / "m.onnx")
+    assert facts.operations == {"Conv": 1, "Flatten": 1, "Gemm": 1}
+    assert facts.verification is not None
+    assert facts.verification.same
+
+
 REFUSALS: list[tuple[dict[str, Any], str, type[Exception], str]] = [
     ({"int8": True}, "o.tflite", UsageError, "int8 needs samples to take the ranges of activations from: give --data"),
     ({"int8": True}, "o.onnx", UsageError, "--int8 is for .tflite: .*o.onnx would be float32"),

@@ -8,15 +8,17 @@ import numpy as np
 
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.ir.graph import Graph, Node
+from decascade.ir.moves import joined_moves
 from decascade.ir.ops import Affine, Dense, Identity, Op
 
 
 def folded(graph: Graph, shapes_only: bool = False) -> Graph:
-    """The same function: each Affine that alone reads a convolution or dense layer becomes part of it; identities go.
+    """The same function: each Affine that alone reads a convolution or dense layer becomes part of it; identities and moves
+    before a flatten go.
 
     `shapes_only`: the weights are left as they are, for graphs whose weights nobody reads.
     """
-    graph = _without_identities(graph)
+    graph = _without_identities(joined_moves(graph))
     while (better := _fold_one(graph, shapes_only)) is not None:
         graph = better
     return graph

@@ -14,6 +14,7 @@ from decascade.formats.onnx_emit import Emitter
 from decascade.formats.onnx_emit_ops import emit
 from decascade.formats.onnx_model import OnnxModel
 from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.moves import joined_moves
 from decascade.ir.ops import Dense, Foreign
 from decascade.ir.shapes import show
 
@@ -29,7 +30,7 @@ def onnx_of(graph: Graph, batch: int | None = 1, opset: int = OPSET) -> OnnxMode
     Raises:
         UsageError: an operation that is not understood, or that ONNX has no form for.
     """
-    helper = module("onnx", USE).helper
+    helper, graph = module("onnx", USE).helper, joined_moves(graph)
     tensors = {name: replace(t, dtype="float32") for name, t in graph.tensors.items()}
     emitter = Emitter(opset, set(tensors))
     nodes = list[Any]()

@@ -133,6 +133,12 @@ def _evaluate_node(node: Node, arrays: Sequence[AnyArray]) -> list[AnyArray]:
     return results
 
 
+def flatten(x: AnyArray, op: Flatten) -> AnyArray:
+    """(N, C, *S) → (N, C·ΠS)."""
+    ordered = x if op.order == "channels_first" else np.moveaxis(x, 1, -1)
+    return ordered.reshape(x.shape[0], prod(x.shape[1:]))
+
+
 def _move(op: Op, arrays: Sequence[AnyArray]) -> AnyArray | None:
     """Operations that only move values; None for all others."""
     x = arrays[0]
@@ -140,8 +146,7 @@ def _move(op: Op, arrays: Sequence[AnyArray]) -> AnyArray | None:
         case Identity():
             return x
         case Flatten():
-            ordered = x if op.order == "channels_first" else np.moveaxis(x, 1, -1)
-            return ordered.reshape(x.shape[0], prod(x.shape[1:]))
+            return flatten(x, op)
         case Concat():
             return np.concatenate(arrays, axis=op.axis)
         case Select():
