@@ -74,6 +74,8 @@ def programs(work: Work, until: float) -> bool:
             work.settle()
     for i, s in enumerate(order):
         ahead = order[i + 1 : i + 4]
+        if work.left() < until:
+            break
         if _affine(work, s) or not any(work.open(w).any() for w in ahead):
             continue
         work.progress("solving programs of single neurons", i / len(order))
@@ -124,9 +126,13 @@ def _range(work: Work, s: Seen, channel: int, k: int, seconds: float) -> bool:
 def _decide(work: Work, s: Seen, until: float, patience: int = FUTILE) -> bool:
     """Whether open neurons get to regimes that they were not seen in, those first that bounds put nearest to a proof and that
     stand for many; each may take its share of the time.  Whether any was decided."""
+    if work.left() < until:
+        return False
     waiting, weight = np.argwhere(work.open(s).reshape(len(s.seen[0]), -1)), s.weight.ravel()
+    lo, hi = (b.reshape(len(b), -1) for b in work.classed(s))
     # the share of a neuron's bounds that is in the way of a proof, per neuron of the user's picture that it stands for
-    ease = np.argsort([_excess(work, s, c, k) / weight[k] for c, k in waiting.tolist()], kind="stable")
+    excess = [_excess(s, c, k, float(lo[c, k]), float(hi[c, k])) / weight[k] for c, k in waiting.tolist()]
+    ease = np.argsort(excess, kind="stable")
     decided = vain = 0
     for n, (c, k) in enumerate(waiting[ease].tolist()):
         if work.left() < until or vain >= patience:
@@ -150,9 +156,8 @@ def _sides(s: Seen, channel: int, k: int) -> list[tuple[int, float]]:
     return found
 
 
-def _excess(work: Work, s: Seen, channel: int, k: int) -> float:
-    """The share of a neuron's bounds that lies beyond the regimes that it was seen in."""
-    lo, hi = (float(b.reshape(len(b), -1)[channel, k]) for b in work.classed(s))
+def _excess(s: Seen, channel: int, k: int, lo: float, hi: float) -> float:
+    """The share of a neuron's bounds lo, hi that lies beyond the regimes that it was seen in."""
     beyond = [hi - end if direction < 0 else end - lo for direction, end in _sides(s, channel, k)]
     return max(beyond, default=0.0) / max(hi - lo, 1e-300)
 
