@@ -44,11 +44,11 @@ def linear(work: Work, until: float) -> None:
 
 def linear_layer(work: Work, s: Seen, until: float, whole: float) -> bool:
     """Bounds of one layer's open neurons; of all that are not proven, which helps what follows, where that takes less than
-    `whole` seconds.  Whether anything was bounded."""
+    `whole` seconds; of all whatsoever where that is infinite.  Whether anything was bounded."""
     if s.tensor in work.graph.inputs:
         return False
     tracer, start, done = Tracer(work.graph, work.bounds), work.clock(), 0
-    undecided, wanted = (a.reshape(len(a), -1) for a in (work.proven(s) < 0, work.open(s)))
+    undecided, wanted = (a.reshape(len(a), -1) for a in ((work.proven(s) < 0) | (whole == np.inf), work.open(s)))
     weight, decided = s.weight.ravel(), 0
     order: list[int] = np.argsort(-weight, kind="stable").tolist()
     for k in order:
