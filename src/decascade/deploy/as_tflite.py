@@ -16,6 +16,7 @@ from decascade.deploy.tf_onnx import Lower, lower_onnx
 from decascade.deploy.tflite import Sample, to_float, to_int8
 from decascade.deploy.tools import version_of
 from decascade.errors import CannotInterpret, UsageError
+from decascade.ir.graph import Graph
 from decascade.report.device import EqualiseFacts, FidelityFacts, MicroFacts
 
 TOOLS = ("tensorflow", "ai_edge_litert.interpreter")
@@ -97,17 +98,40 @@ def int8_tflite(source: Source, name: str) -> Made:
     source.told("comparing", 0.3)
     before = outputs_of(source.subject, source.batches)
     fidelity = _compared(source, data, before)
-    equalised = None
+    graph, equalised = source.graph, None
     if source.equalise and fidelity.rms_rel > CLOSE:
         source.told("equalising", 0.5)
-        data, fidelity, equalised = _equalised(source, samples, before, data, fidelity)
+        data, fidelity, equalised, graph = _equalised(source, samples, before, data, fidelity)
     source.told("comparing", 0.8)
     micro, note = _micro(source, data, tell=True)
+    alike = ""
+    if micro is not None and micro.apart.startswith(DENSE):
+        data, fidelity, micro, alike = _alike(source, graph, samples, before, (data, fidelity, micro))
     calibrated = f"int8 ranges come from {len(samples)} samples"
     return Made(
         "tflite int8", {name: data}, len(data), _operations(data), None, fidelity, micro, equalised=equalised,
-        tools=(*TOOLS, "tflite_micro"), notes=(calibrated, *_notes(source, note)),
+        tools=(*TOOLS, "tflite_micro"), notes=tuple(n for n in (calibrated, alike, *_notes(source, note)) if n),
     )
+
+
+DENSE = "FULLY_CONNECTED"
+Int8 = tuple[bytes, FidelityFacts, MicroFacts]
+
+
+def _alike(
+    source: Source, graph: Graph, samples: list[Sample], before: Outputs, plain: Int8
+) -> tuple[bytes, FidelityFacts, MicroFacts, str]:
+    """The file with dense layers as convolutions of one pixel, whose results LiteRT and TFLM round alike (those of
+    FULLY_CONNECTED the one rounds once, the other twice), if that makes both agree on more and is as close to the model."""
+    try:
+        data = to_int8(trace_graph(graph, foreign=_foreign(source.subject), pixels=True), samples)
+        fidelity, micro = _compared(source, data, before), micro_facts(source.graph, data, source.batches)
+    except (CannotInterpret, UsageError):  # only the framework understands the model, or TFLM lacks an operation
+        return *plain, ""
+    worse = fidelity.rms_rel > plain[1].rms_rel + CLOSE or (fidelity.agreement or 0) < (plain[1].agreement or 0) - CLOSE
+    if worse or micro.equal <= plain[2].equal:
+        return *plain, ""
+    return data, fidelity, micro, f"dense layers are convolutions of one pixel: LiteRT and TFLM round {DENSE} differently"
 
 
 CLOSE = 0.01
@@ -121,20 +145,20 @@ def _compared(source: Source, data: bytes, before: Outputs) -> FidelityFacts:
 
 def _equalised(
     source: Source, samples: list[Sample], before: Outputs, data: bytes, plain: FidelityFacts
-) -> tuple[bytes, FidelityFacts, EqualiseFacts | None]:
-    """The file with ranges equalised across layers where that is closer to the model, else the one that was given."""
+) -> tuple[bytes, FidelityFacts, EqualiseFacts | None, Graph]:
+    """The file with ranges equalised across layers where that is closer to the model, else the given one; its graph."""
     try:
         graph, pairs = equalised(source.graph, source.batches)
         other = to_int8(trace_graph(graph, foreign=_foreign(source.subject)), samples) if pairs else data
     except (CannotInterpret, UsageError):  # only the framework understands the model: nothing to scale
-        return data, plain, None
+        return data, plain, None, source.graph
     if not pairs:
-        return data, plain, None
+        return data, plain, None, source.graph
     closer = _compared(source, other, before)
     worse = plain.agreement is not None and closer.agreement is not None and closer.agreement < plain.agreement
     kept = closer.rms_rel < plain.rms_rel and not worse
     facts = EqualiseFacts(pairs, plain.rms_rel, closer.rms_rel, plain.agreement, closer.agreement, kept)
-    return (other, closer, facts) if kept else (data, plain, facts)
+    return (other, closer, facts, graph) if kept else (data, plain, facts, source.graph)
 
 
 def _micro(source: Source, data: bytes, tell: bool) -> tuple[MicroFacts | None, str]:

@@ -72,6 +72,14 @@ def _matmul(tf: Any, layer: Conv, x: Any) -> Any:
     return tf.reshape(_biased(tf, tf.matmul(flat, _float32(weight.T)), layer.bias), (*x.shape[:-1], layer.out_channels))
 
 
+def pixel_convolution(tf: Any, layer: Conv, x: Any) -> Any:
+    """A dense layer on vectors as a convolution of one pixel, (N, 1, 1, I) → (N, 1, 1, O); on maps as `dense`."""
+    if len(x.shape) > 2:
+        return dense(tf, layer, x)
+    one = Conv(ungrouped(layer)[:, :, None, None], layer.bias)
+    return tf.reshape(conv(tf, one, tf.reshape(x, (-1, 1, 1, x.shape[-1]))), (-1, layer.out_channels))
+
+
 def ungrouped(layer: Conv) -> NDArray[np.float64]:
     """The matrix (O, I) of a dense layer, zeros between its groups."""
     full = np.zeros((layer.out_channels, layer.in_channels))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from decascade.algebra.conv import Conv
+from decascade.deploy.tf_conv import pixel_convolution
 from decascade.deploy.tf_layout import to_first
 from decascade.deploy.tf_onnx import Lower
 from decascade.deploy.tf_ops import lower_op
@@ -30,11 +31,11 @@ class Traced:
     shapes: tuple[tuple[int | None, ...], ...]
 
 
-def trace_graph(graph: Graph, batch: int | None = 1, foreign: Lower | None = None) -> Traced:
+def trace_graph(graph: Graph, batch: int | None = 1, foreign: Lower | None = None, pixels: bool = False) -> Traced:
     """The graph with its weights as constants.
 
     `foreign`: what to do with nodes that the graph does not understand.  Outputs that one of them writes keep the graph's
-    own layout (see `plain_outputs`).
+    own layout (see `plain_outputs`).  `pixels`: dense layers become convolutions of one pixel.
 
     Raises:
         UsageError: TensorFlow is not installed; an open size; an operation that TFLite has no form for, named.
@@ -42,7 +43,7 @@ def trace_graph(graph: Graph, batch: int | None = 1, foreign: Lower | None = Non
     tf = module("tensorflow", USE)
     graph = with_channels_last_flattens(graph)
     specs = [tf.TensorSpec(_input_shape(graph, name, batch), tf.float32) for name in graph.inputs]
-    traced = tf.function(_caller(tf, graph, foreign), input_signature=specs, autograph=False).get_concrete_function()
+    traced = tf.function(_caller(tf, graph, foreign, pixels), input_signature=specs, autograph=False).get_concrete_function()
     return Traced(traced, tuple(tuple(spec.shape) for spec in specs))
 
 
@@ -78,13 +79,13 @@ def _freezer() -> Callable[[Any], Any]:
     return import_module("tensorflow.python.framework.convert_to_constants").convert_variables_to_constants_v2
 
 
-def _caller(tf: Any, graph: Graph, foreign: Lower | None) -> Callable[..., Any]:
+def _caller(tf: Any, graph: Graph, foreign: Lower | None, pixels: bool) -> Callable[..., Any]:
     plain = plain_outputs(graph)
 
     def call(*arrays: Any) -> Any:
         values = dict(zip(graph.inputs, arrays, strict=True))
         for node in graph.nodes:
-            values[node.output] = _lowered(tf, node, [values[name] for name in node.inputs], foreign)
+            values[node.output] = _lowered(tf, node, [values[name] for name in node.inputs], foreign, pixels)
         return tuple(to_first(tf, values[name]) if name in plain else values[name] for name in graph.outputs)
 
     return call
@@ -95,10 +96,12 @@ def plain_outputs(graph: Graph) -> frozenset[str]:
     return frozenset(n for n in graph.outputs if n in graph.producer and isinstance(graph.producer[n].op, Foreign))
 
 
-def _lowered(tf: Any, node: Node, xs: Sequence[Any], foreign: Lower | None) -> Any:
+def _lowered(tf: Any, node: Node, xs: Sequence[Any], foreign: Lower | None, pixels: bool) -> Any:
     try:
         if foreign is not None and isinstance(node.op, Foreign):
             return foreign(tf, node, xs)
+        if pixels and isinstance(node.op, Dense):
+            return pixel_convolution(tf, node.op.layer, xs[0])
         return lower_op(tf, node.op, xs)
     except DecascadeError as error:
         raise UsageError(f"{node.name}: {error}") from None
