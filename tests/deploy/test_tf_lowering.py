@@ -41,10 +41,10 @@ from decascade.ir.ops import (
 from deploy.small import graph_of, net, one
 
 
-def agrees(graph: Graph, rng: np.random.Generator, batch: int = 2) -> list[str]:
+def agrees(graph: Graph, rng: np.random.Generator, batch: int = 2, pixels: bool = False) -> list[str]:
     """The kinds of operations in the file, which computes what the graph says up to float32 rounding."""
     inputs = random_input(graph, rng, batch)
-    subject = deployed(graph, to_float(trace_graph(graph)), reference=True)
+    subject = deployed(graph, to_float(trace_graph(graph, pixels=pixels)), reference=True)
     found = subject.framework(inputs)
     expected = run_rounded(graph, inputs, rng)
     for name in graph.outputs:
@@ -224,3 +224,15 @@ def test_grouped_dense_layer_behind_a_flatten_is_refused() -> None:
     nodes = [Node("f", Flatten(), ("x",), ("t",)), Node("d", dense, ("t",), ("y",))]
     with pytest.raises(UsageError, match="a grouped dense layer behind a flatten cannot be exported"):
         trace_graph(graph_of(nodes, ("N", 3, 2, 2)))
+
+
+@pytest.mark.parametrize(("shape", "groups", "kinds"), [
+    (("N", 6), 1, {"RESHAPE", "CONV_2D"}), (("N", 6), 2, {"RESHAPE", "CONV_2D"}),
+    (("N", 2, 4, 6), 1, {"FULLY_CONNECTED", "TRANSPOSE"}),
+])
+def test_dense_layers_as_convolutions_of_one_pixel(
+    shape: tuple[int | str, ...], groups: int, kinds: set[str], rng: np.random.Generator
+) -> None:
+    layer = Conv(weight(rng, 4, 6 // groups), weight(rng, 4), groups=groups)
+    graph = graph_of([Node("dense", Dense(layer), ("x",), ("y",))], shape)
+    assert set(agrees(graph, rng, batch=1, pixels=True)) - {"DELEGATE"} == kinds
