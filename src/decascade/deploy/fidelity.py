@@ -18,7 +18,7 @@ from decascade.ir.graph import Graph
 from decascade.report.device import FidelityFacts, MicroFacts
 
 Outputs = dict[str, NDArray[Any]]
-MICRO_SAMPLES = 64
+MICRO_SAMPLES = 256
 """Samples that the microcontroller interpreter is given."""
 
 
