@@ -185,8 +185,12 @@ def test_interrupted_while_proving(
 
     monkeypatch.setattr(finding, "prove", interrupted)
     out = ["-o", tmp_path / "out.onnx", "--report", tmp_path / "r.json"]
-    with refused(capsys, tmp_path, "interrupted; nothing was written", 130) as decascade:
-        decascade("merge", source, *out, "--input-range", 0, 1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process of a parallel test run ignores it
+    try:
+        with refused(capsys, tmp_path, "interrupted; nothing was written", 130) as decascade:
+            decascade("merge", source, *out, "--input-range", 0, 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_little_time_leaves_activations_open_and_the_result_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
