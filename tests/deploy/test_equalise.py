@@ -22,8 +22,10 @@ def weight(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))
 
 
-def two(rng: np.random.Generator, between: Op | None, second: Op | None = None, spread: float = 2.0) -> Graph:
-    """conv → between → conv → average → dense, the first one's channels of ranges over `spread` decades."""
+def two(
+    rng: np.random.Generator, between: Op | None, second: Op | None = None, spread: float = 2.0, head: Op | None = None
+) -> Graph:
+    """conv → between → conv → average → head (dense), the first one's channels of ranges over `spread` decades."""
     rows = np.logspace(-spread / 2, spread / 2, 6).reshape(-1, 1, 1, 1)
     first = Conv(weight(rng, 6, 3, 3, 3) * rows, rng.normal(size=6) * rows.ravel(), 1, 1, 1)
     last = second if second is not None else Conv(weight(rng, 4, 6, 3, 3), None, 1, 1, 1)
@@ -31,7 +33,8 @@ def two(rng: np.random.Generator, between: Op | None, second: Op | None = None, 
     if between is not None:
         nodes.append(Node("r", between, ("t1",), ("t2",)))
     nodes += [Node("b", last, (nodes[-1].output,), ("t3",)), Node("p", GlobalPool("avg", False), ("t3",), ("t4",))]
-    nodes.append(Node("d", Dense(Conv(weight(rng, 5, last.out_channels))), ("t4",), ("y",)))  # type: ignore[union-attr]
+    head = head or Dense(Conv(weight(rng, 5, last.out_channels)))  # type: ignore[union-attr]
+    nodes.append(Node("d", head, ("t4",), ("y",)))
     return graph_of(nodes, ("N", 3, 8, 8))
 
 
@@ -129,7 +132,9 @@ def test_export_keeps_what_is_closer_and_says_so(tmp_path: Path, rng: np.random.
 
     # every channel matters as much as any other behind the second layer, whatever its range is in between
     rows = np.logspace(-1.5, 1.5, 6).reshape(-1, 1, 1, 1)
-    graph = two(rng, Activation("relu"), Conv(weight(rng, 6, 1, 3, 3) / rows, None, 1, 1, 1, 6), spread=3.0)
+    # no dense layer at the end: a file whose dense layers LiteRT and TFLM round differently is written in another form
+    second = Conv(weight(rng, 6, 1, 3, 3) / rows, None, 1, 1, 1, 6)
+    graph = two(rng, Activation("relu"), second, spread=3.0, head=Activation("relu"))
     path = tmp_path / "m.onnx"
     onnx.save_model(onnx_of(graph, None).proto(), str(path))
     x = rng.uniform(-1, 1, (40, 3, 8, 8)).astype(np.float32)
