@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from decascade.formats.onnx import FORMAT
-from decascade.ir.ops import Flatten, Identity, Select, Slice
+from decascade.ir.ops import Flatten, Identity, Pad, Select, Slice
 from formats.onnx_cases import Array, N, ints, model, ops, read, rewrite
 
 FOUR = ("N", 6, 4, 5)
@@ -44,6 +44,10 @@ ALIKE: dict[str, tuple[int, list[Any], dict[str, Array], tuple[Any, ...], Any]] 
     "slice_space": (9, [N("Slice", ["x"], ["y"], axes=[2], starts=[1], ends=[3])], {}, FOUR, Slice(2, 1, 3)),
     "slice_space_end": (
         13, [N("Slice", ["x", "b", "e", "a"], ["y"])], {"b": ints(-3), "e": ints(2**62), "a": ints(-1)}, FOUR, Slice(3, 2, 5)
+    ),
+    "slice_border": (
+        13, [N("Slice", ["x", "b", "e", "a"], ["y"])], {"b": ints(1, 0), "e": ints(2**62, -2), "a": ints(2, 3)}, FOUR,
+        Pad(((-1, 0), (0, -2))),
     ),
     "slice_nothing": (13, [N("Slice", ["x", "b", "e"], ["y"])], {"b": ints(0, 0), "e": ints(2**40, 6)}, FOUR, Identity()),
     "unsqueeze_and_back": (

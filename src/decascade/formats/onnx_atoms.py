@@ -3,8 +3,8 @@
 Every axis is written as a product of *atoms*, parts of the axes of the tensor that a chain of moves starts from.  Reshape
 regroups atoms, splitting them where it must, Transpose permutes the groups, Slice and Gather thin an atom out.  Where the
 groups come out as the axes they were, with other channels, the chain is a `Select` (a channel shuffle, a split, a slice), a
-spatial `Slice`, a `Flatten` or an `Identity`.  Sizes that are not known are atoms that cannot be split, so what is found
-holds for every size.
+spatial `Slice`, a crop, a `Flatten` or an `Identity`.  Sizes that are not known are atoms that cannot be split, so what is
+found holds for every size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.ir.graph import Shape
-from decascade.ir.ops import Flatten, Identity, Op, Select, Slice
+from decascade.ir.ops import Flatten, Identity, Op, Pad, Select, Slice
 
 Indices = NDArray[np.int64]
 
@@ -177,7 +177,9 @@ def _selection(layout: Layout, shape: Shape) -> Op | None:
     changed = [k for k, group in enumerate(layout.groups) if not _is_whole(group, k, layout, shape)]
     if not changed:
         return Identity()
-    if len(changed) > 1 or changed == [0] or not isinstance(shape[changed[0]], int):
+    if len(changed) > 1:
+        return _crop(layout, shape) if changed[0] > 1 else None
+    if changed == [0] or not isinstance(shape[changed[0]], int):
         return None
     axis = changed[0]
     found = _positions(layout.groups[axis], axis, layout)
@@ -185,8 +187,31 @@ def _selection(layout: Layout, shape: Shape) -> Op | None:
         return None
     if axis == 1:
         return Select(found.astype(np.int64))
-    first, last = int(found[0]), int(found[-1])
-    return Slice(axis, first, last + 1) if np.array_equal(found, np.arange(first, last + 1)) else None
+    window = _window(found)
+    return Slice(axis, *window) if window else None
+
+
+def _window(found: Indices) -> tuple[int, int] | None:
+    """First position and the one behind the last, where all between are there in their order."""
+    first, end = int(found[0]), int(found[-1]) + 1
+    return (first, end) if np.array_equal(found, np.arange(first, end)) else None
+
+
+def _crop(layout: Layout, shape: Shape) -> Op | None:
+    """What is cut off both ends of several spatial axes."""
+    pads = list[tuple[int, int]]()
+    for axis in range(2, len(shape)):
+        size, found = shape[axis], None
+        if isinstance(size, int):
+            found = _positions(layout.groups[axis], axis, layout)
+        elif _is_whole(layout.groups[axis], axis, layout, shape):
+            pads.append((0, 0))
+            continue
+        window = None if found is None else _window(found)
+        if window is None or not isinstance(size, int):
+            return None
+        pads.append((-window[0], window[1] - size))
+    return Pad(tuple(pads))
 
 
 def _runs_through(group: Group, order: Sequence[int], layout: Layout, shape: Shape) -> bool:
