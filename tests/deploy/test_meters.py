@@ -16,7 +16,7 @@ from decascade.cost.folding import folded
 from decascade.cost.measured import Measured, highest
 from decascade.deploy.c_code import generate
 from decascade.deploy.cortex_m import run_on_chip
-from decascade.deploy.meter_ort import OrtMeter, _edges, samples, side_by_side, yardstick
+from decascade.deploy.meter_ort import OrtMeter, _edges, chain, samples, side_by_side, yardstick
 from decascade.deploy.onnx_graph import onnx_of
 from decascade.deploy.targets import NAMES, target_of
 from decascade.deploy.timing import Effort, Stopwatch, fastest, half_width
@@ -79,6 +79,32 @@ def test_onnxruntime_times_grow_with_the_work_and_are_kept(tmp_path: Path) -> No
     assert cache.get(meter.identity, "yardstick") is not None
     assert "onnxruntime" in meter.identity
     assert "1 thread" in meter.identity
+
+
+def test_what_the_profiler_takes_is_no_cost_of_a_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path / "m.json")
+    meter = OrtMeter(cache, QUICK)
+    cache.put(meter.identity, "profiler", 2.0, 0.1)
+
+    def visit(graph: Graph, runs: int, counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        counts.append(4)
+        return np.full(runs, 108.0), np.full(runs, 40.0)
+
+    monkeypatch.setattr(meter, "_visit", visit)
+    assert meter.measure(yardstick())[0] == 100.0  # four kernels of 27 µs by the profile
+    monkeypatch.setattr(meter, "_visit", lambda graph, runs, counts: (np.full(runs, 100.0), visit(graph, 1, counts)[1]))
+    cache.put(meter.identity, "profiler", 30.0, 0.1)
+    assert meter.measure(yardstick())[0] == 0.0
+
+
+def test_profilers_own_time_is_measured_once(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "m.json")
+    meter = OrtMeter(cache, QUICK)
+    meter.measure(chain(3))
+    first = cache.get(meter.identity, "profiler")
+    assert first is not None
+    OrtMeter(Cache(tmp_path / "m.json"), QUICK).measure(chain(4))
+    assert Cache(tmp_path / "m.json").get(meter.identity, "profiler") == first
 
 
 def test_copies_of_a_layer_share_nothing(rng: np.random.Generator) -> None:
