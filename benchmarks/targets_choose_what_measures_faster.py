@@ -116,9 +116,9 @@ def main() -> None:
             print(row_of(rows[f"{target} {name}"]), flush=True)
     tables = [table_of(found, t) for t in TARGETS if (found := [r for r in rows.values() if r["target"] == t])]
     missing = [f"{f} under {t}" for t in TARGETS for f in FILES if f"{t} {f}" not in rows]
-    notes = ["Two cores, loaded with other work. Instructions do not depend on that; of times only the ratios count. Under"
-             " onnxruntime layers by themselves are timed by its profiler, which adds about two microseconds to every kernel:"
-             " in models of some ten microseconds that is most of what is predicted.",
+    notes = ["Two cores, loaded with other work. Instructions do not depend on that; of times only the ratios count."
+             " Predicted is from layers measured one by one, without what a run of a session costs: some microseconds, which"
+             " the whole model's time contains.",
              *([f"Not measured: {', '.join(missing)}."] if missing else [])]
     write_results(NAME, {"models": list(rows.values())}, tables, notes)
 

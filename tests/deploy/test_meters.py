@@ -16,7 +16,7 @@ from decascade.cost.folding import folded
 from decascade.cost.measured import Measured, highest
 from decascade.deploy.c_code import generate
 from decascade.deploy.cortex_m import run_on_chip
-from decascade.deploy.meter_ort import OrtMeter, _edges, chain, samples, side_by_side, yardstick
+from decascade.deploy.meter_ort import OrtMeter, _edges, nothing, samples, side_by_side, time_of_edges, yardstick
 from decascade.deploy.onnx_graph import onnx_of
 from decascade.deploy.targets import NAMES, target_of
 from decascade.deploy.timing import Effort, Stopwatch, fastest, half_width
@@ -81,30 +81,19 @@ def test_onnxruntime_times_grow_with_the_work_and_are_kept(tmp_path: Path) -> No
     assert "1 thread" in meter.identity
 
 
-def test_what_the_profiler_takes_is_no_cost_of_a_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = Cache(tmp_path / "m.json")
-    meter = OrtMeter(cache, QUICK)
-    cache.put(meter.identity, "profiler", 2.0, 0.1)
-
-    def visit(graph: Graph, runs: int, counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        counts.append(4)
-        return np.full(runs, 108.0), np.full(runs, 40.0)
-
-    monkeypatch.setattr(meter, "_visit", visit)
-    assert meter.measure(yardstick())[0] == 100.0  # four kernels of 27 µs by the profile
-    monkeypatch.setattr(meter, "_visit", lambda graph, runs, counts: (np.full(runs, 100.0), visit(graph, 1, counts)[1]))
-    cache.put(meter.identity, "profiler", 30.0, 0.1)
-    assert meter.measure(yardstick())[0] == 0.0
+def test_what_the_profiler_takes_is_no_time_of_a_kernel() -> None:
+    """Kernels of 3, 20, 2 and 15 µs, to each of which the profile adds 2."""
+    profile = np.tile([5.0, 22.0, 4.0, 17.0], (8, 1))
+    assert time_of_edges(profile, [0, 2], 40.0) == pytest.approx(5.0)
+    assert time_of_edges(profile, [], 40.0) == 0.0
+    assert time_of_edges(profile, [0, 2], 4.0) == 0.0  # nothing is ever less than nothing
+    assert time_of_edges(profile, [0, 2], 60.0) == pytest.approx(9.0)
 
 
-def test_profilers_own_time_is_measured_once(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "m.json")
-    meter = OrtMeter(cache, QUICK)
-    meter.measure(chain(3))
-    first = cache.get(meter.identity, "profiler")
-    assert first is not None
-    OrtMeter(Cache(tmp_path / "m.json"), QUICK).measure(chain(4))
-    assert Cache(tmp_path / "m.json").get(meter.identity, "profiler") == first
+def test_a_layer_of_next_to_nothing_is_next_to_free(tmp_path: Path) -> None:
+    meter = OrtMeter(Cache(tmp_path / "m.json"), Effort(runs=20))
+    found, _ = meter.measure(nothing())
+    assert 0 <= found < meter.measure(yardstick())[0]
 
 
 def test_copies_of_a_layer_share_nothing(rng: np.random.Generator) -> None:

@@ -1,11 +1,10 @@
-"""Layers timed in onnxruntime on one thread, by its own profile: kernels alone, without what a session costs.
+"""Layers timed in onnxruntime on one thread: kernels alone, without what a run of a session costs.
 
-onnxruntime keeps convolutions in a blocked layout.  A layer that is measured by itself pays for the way into it and out of
-it, which in a model its neighbours share: conversions of the model's own inputs and outputs are left out, those in between
-are counted.
-
-Writing an event down takes the profiler about as long as a small kernel runs, inside the time that it notes.  How long, is
-measured on a chain of kernels of one element, with the profile and without, and taken off every kernel.
+The clock says what a run takes; what a run of next to nothing takes in the same moments is taken off.  onnxruntime keeps
+convolutions in a blocked layout.  A layer that is measured by itself pays for the way into it and out of it, which in a model
+its neighbours share: conversions of the model's own inputs and outputs are left out, those in between are counted.  What the
+former take, onnxruntime's profile tells.  Writing an event down takes the profiler as long as a small kernel runs, inside the
+time that it notes: what a run takes longer by the profile than by the clock is taken off its kernels, the same off each.
 """
 
 from __future__ import annotations
@@ -57,20 +56,14 @@ def samples(graph: Graph, seed: int = 0) -> dict[str, NDArray[np.float32]]:
     return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
 
 
-LONG, SHORT = 34, 2
-
-
-def chain(length: int) -> Graph:
-    """1×1 convolutions of one channel on one pixel, one after the other."""
+def nothing() -> Graph:
+    """A 1×1 convolution of one channel on one pixel."""
     layer = Conv(np.ones((1, 1, 1, 1), np.float32), np.zeros(1, np.float32))
-    nodes = tuple(Node(f"n{i}", layer, (f"t{i}",), (f"t{i + 1}",)) for i in range(length))
-    names = [f"t{i}" for i in range(length + 1)]
-    return Graph(nodes, ("t0",), (names[-1],), {name: Tensor(name, (1, 1, 1, 1)) for name in names})
+    return Graph((Node("n", layer, ("x",), ("y",)),), ("x",), ("y",), {name: Tensor(name, (1, 1, 1, 1)) for name in "xy"})
 
 
-ENOUGH, MOST, FEW = 100.0, 16, 5
-"""Microseconds that a measured run should take, copies of a layer at most, and runs to find out."""
-ROUNDING = 0.5
+ENOUGH, MOST, FEW, WARM = 100.0, 16, 5, 3
+"""Microseconds that a measured run should take, copies of a layer at most, runs to find out, and runs before any counts."""
 
 
 def side_by_side(graph: Graph, copies: int) -> Graph:
@@ -102,7 +95,7 @@ class OrtMeter:
 
     @property
     def identity(self) -> str:
-        return f"onnxruntime {version_of('onnxruntime')}, 1 thread, less what its profiler takes, {machine()}"
+        return f"onnxruntime {version_of('onnxruntime')}, 1 thread, by the clock, {machine()}"
 
     def measure(self, graph: Graph) -> tuple[float, float]:
         """See `cost.measured.Meter`."""
@@ -110,56 +103,41 @@ class OrtMeter:
             self._watch.known = known_yardstick(self._cache, self.identity)
         copies = self._copies(graph)
         several = side_by_side(graph, copies)
-        counts = list[int]()
-        value, width = self._watch.measure(lambda runs: self._visit(several, runs, counts))
-        value -= counts[0] * self._profilers_own()
+        value, width = self._watch.measure(lambda runs: self._visit(several, runs))
         keep_yardstick(self._cache, self.identity, self._watch)
-        # the profile counts whole microseconds, begun and ended at any moment: that much a run's sum may be off
-        return max(value, 0.0) / copies, (width + ROUNDING / self._watch.effort.runs**0.5) / copies
+        return value / copies, width / copies
 
     def _copies(self, graph: Graph) -> int:
-        """How many of a small layer make a time that the profile's whole microseconds can tell."""
-        rough = fastest(self._visit(graph, FEW, [])[0])
+        """How many of a small layer make a run that is long beside one of nothing."""
+        rough = fastest(self._visit(graph, FEW)[0])
         return int(min(max(-(-ENOUGH // max(rough, 1.0)), 1), MOST))
 
-    def _visit(self, graph: Graph, runs: int, counts: list[int]) -> tuple[Times, Times]:
-        """Microseconds of each run of the model and of the yardstick; how many kernels a run of the model has is appended."""
+    def _visit(self, graph: Graph, runs: int) -> tuple[Times, Times]:
+        sessions = [Session(self._runtime, g) for g in (graph, nothing(), yardstick())]
         with tempfile.TemporaryDirectory() as folder:
-            pair = [_Profiled(self._runtime, g, Path(folder) / name) for g, name in ((graph, "a"), (yardstick(), "b"))]
-            for _ in range(runs + WARM):
-                for session in pair:
-                    session.run()
-            times, yard = (session.kernel_times() for session in pair)
-        counts.append(times.shape[1])
-        return times[WARM:].sum(axis=1), yard[WARM:].sum(axis=1)
-
-    def _profilers_own(self) -> float:
-        """Microseconds that the profile adds to each kernel."""
-        held = self._cache.get(self.identity, PROFILER)
-        if held is None:
-            held = self._watch.measure(self._visit_profiler)
-            self._cache.put(self.identity, PROFILER, *held)
-        return held[0]
-
-    def _visit_profiler(self, runs: int) -> tuple[Times, Times]:
-        """Per run: what a kernel of a chain takes by the profile less what one more takes on the clock; the yardstick."""
-        long, short = (_Session(self._runtime, chain(n)) for n in (LONG, SHORT))
-        with tempfile.TemporaryDirectory() as folder:
-            pair = [_Profiled(self._runtime, g, Path(folder) / name) for g, name in ((chain(LONG), "a"), (yardstick(), "b"))]
-            clocks = list[float]()
-            for _ in range(runs + WARM):
-                clocks.append((long.timed() - short.timed()) / (LONG - SHORT))
-                for session in pair:
-                    session.run()
-            times, yard = (session.kernel_times()[WARM:] for session in pair)
-        return times.mean(axis=1) - fastest(np.array(clocks[WARM:])), yard.sum(axis=1)
+            profiled = Profiled(self._runtime, graph, Path(folder) / "profile")
+            clock = np.empty((runs + WARM, len(sessions)))
+            for row in clock:
+                row[:] = [session.run() for session in sessions]
+                profiled.run()
+            kernels = profiled.kernel_times()[WARM:]
+        times, empty, yard = clock[WARM:].T
+        times = times - fastest(empty)
+        edges = time_of_edges(kernels, profiled.edges, fastest(times))
+        return np.maximum(times - edges, 0.0), yard - fastest(empty)
 
 
-WARM = 3
+def time_of_edges(kernels: Times, edges: Sequence[int], clock: float) -> float:
+    """Microseconds that these kernels take of a run of `clock` microseconds; `kernels`, (runs, kernels), is the profile."""
+    if not edges:
+        return 0.0
+    each = np.array([fastest(column) for column in kernels.T])
+    profilers_own = max(each.sum() - clock, 0.0) / len(each)
+    return float(np.maximum(each[list(edges)] - profilers_own, 0.0).sum())
 
 
-class _Session:
-    """A session of one thread."""
+class Session:
+    """A session of one thread, its inputs and outputs in place."""
 
     def __init__(self, runtime: Any, graph: Graph, profile: Path | None = None) -> None:
         options = runtime.SessionOptions()
@@ -170,28 +148,34 @@ class _Session:
             options.profile_file_prefix = str(profile)
         model = onnx_of(graph).proto().SerializeToString()
         self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._feeds = samples(graph)
+        self._binding = self._session.io_binding()
+        self._held = {name: runtime.OrtValue.ortvalue_from_numpy(value) for name, value in samples(graph).items()}
+        for name, value in self._held.items():
+            self._binding.bind_ortvalue_input(name, value)
+        for name in graph.outputs:
+            self._binding.bind_output(name)
 
-    def timed(self) -> float:
+    def run(self) -> float:
         """Microseconds of a run."""
         start = perf_counter()
-        self._session.run(None, self._feeds)
+        self._session.run_with_iobinding(self._binding)
         return 1e6 * (perf_counter() - start)
 
 
-class _Profiled(_Session):
-    """A session that writes down what each kernel takes."""
+class Profiled(Session):
+    """A session that writes down what each kernel takes.  `edges`: the kernels that convert the model's own inputs, outputs."""
 
     def __init__(self, runtime: Any, graph: Graph, prefix: Path) -> None:
         super().__init__(runtime, graph, prefix)
         self._graph, self._runs = graph, 0
+        self.edges: list[int] = []
 
-    def run(self) -> None:
-        self._session.run(None, self._feeds)
+    def run(self) -> float:
         self._runs += 1
+        return super().run()
 
     def kernel_times(self) -> Times:
-        """Microseconds of each kernel of each run, (runs, kernels)."""
+        """Microseconds of each kernel of each run, (runs, kernels); nothing can be run after it."""
         path = Path(self._session.end_profiling())
         kernels = [e for e in json.loads(path.read_text(encoding="utf-8"))
                    if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
@@ -200,9 +184,10 @@ class _Profiled(_Session):
         kernels.sort(key=lambda e: e["ts"])
         rows = np.array([float(e["dur"]) for e in kernels]).reshape(self._runs, -1)
         first = kernels[: rows.shape[1]]
-        edge = {*_edges(first, "ReorderInput", "input_type_shape", self._shapes(self._graph.inputs)),
-                *_edges(first, "ReorderOutput", "output_type_shape", self._shapes(self._graph.outputs))}
-        return rows[:, [i for i in range(rows.shape[1]) if i not in edge]]
+        found = {*_edges(first, "ReorderInput", "input_type_shape", self._shapes(self._graph.inputs)),
+                 *_edges(first, "ReorderOutput", "output_type_shape", self._shapes(self._graph.outputs))}
+        self.edges = sorted(found)
+        return rows
 
     def _shapes(self, names: Sequence[str]) -> list[list[int]]:
         return [[n if isinstance(n, int) else 1 for n in self._graph.shape(name) or ()] for name in names]
@@ -223,7 +208,7 @@ def _edges(events: Sequence[Any], kind: str, field: str, shapes: list[list[int]]
     return found
 
 
-YARDSTICK, PROFILER = "yardstick", "profiler"
+YARDSTICK = "yardstick"
 
 
 def known_yardstick(cache: Cache, identity: str) -> float | None:
