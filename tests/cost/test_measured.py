@@ -181,8 +181,11 @@ def test_new_layers_are_charged_the_upper_end_and_own_ones_the_lower(tmp_path: P
     value = measured.graph_cost(graph)
     assert (value.value, value.width) == (64 * 12, 10.0)
     assert measured.segment_cost(graph.nodes, graph.tensors).value == 64 * 12 - 10
-    made = replace(graph.nodes[0], origin=())
-    assert measured.segment_cost([made], graph.tensors).value == 64 * 12 + 10
+    other = chain(3, 5)
+    made = replace(other.nodes[0], origin=())
+    assert measured.segment_cost([made], other.tensors).value == 64 * 15 + 10
+    alike = replace(graph.nodes[0], origin=())
+    assert measured.segment_cost([alike], graph.tensors).value == 64 * 12 - 10  # as a layer of the model: what that one costs
 
 
 def test_gain_within_the_noise_is_none(tmp_path: Path) -> None:

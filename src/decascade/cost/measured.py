@@ -48,7 +48,8 @@ class Measured:
     """A target by measurement.
 
     Where a number has a confidence interval, layers of the model are charged its lower end and layers that decascade made
-    its upper end: what is chosen pays beyond the noise.  Whole models are charged the value itself.
+    its upper end: what is chosen pays beyond the noise.  One that is as a layer of the model is charged what that one is.
+    Whole models are charged the value itself.
     `told` hears of every measurement before it is made.
     """
 
@@ -60,6 +61,7 @@ class Measured:
         self.meter, self.joined, self.told = meter, joined, told
         self.cache = cache or Cache()
         self._refused = dict[str, str]()
+        self._own = set[str]()
 
     def unknown(self, nodes: Sequence[Node], tensors: Mapping[str, Tensor]) -> frozenset[str]:
         """The run, unless it is free, was measured before, or the tool cannot run it."""
@@ -74,14 +76,17 @@ class Measured:
         Raises:
             UsageError: the tool cannot run layers of the model itself.
         """
-        new = any(not node.origin for node in nodes)
+        deployed = _deployed(nodes, tensors)
+        text, new = signature(deployed, tensors), any(not node.origin for node in nodes)
+        if not new:
+            self._own.add(text)
         try:
-            value, width = self._measured(nodes, tensors)
+            value, width = self._value(text, deployed, tensors)
         except UsageError:
             if not new:
                 raise
             value, width = float("inf"), 0.0
-        return Cost(max(value + (width if new else -width), 0.0), sum(map(parameters, nodes)))
+        return Cost(max(value + (-width if text in self._own else width), 0.0), sum(map(parameters, nodes)))
 
     def combine(self, costs: Iterable[Cost]) -> Cost:
         listed = list(costs)
@@ -94,9 +99,11 @@ class Measured:
 
     def _measured(self, nodes: Sequence[Node], tensors: Mapping[str, Tensor]) -> tuple[float, float]:
         nodes = _deployed(nodes, tensors)
+        return self._value(signature(nodes, tensors), nodes, tensors)
+
+    def _value(self, text: str, nodes: Sequence[Node], tensors: Mapping[str, Tensor]) -> tuple[float, float]:
         if is_free(nodes):
             return 0.0, 0.0
-        text = signature(nodes, tensors)
         return self.cache.get(self.meter.identity, text) or self._new(text, nodes, tensors)
 
     def _new(self, text: str, nodes: Sequence[Node], tensors: Mapping[str, Tensor]) -> tuple[float, float]:
