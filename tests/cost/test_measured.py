@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ from decascade.ir.ops import (
     Foreign,
     Identity,
     Op,
+    Pad,
     Pool,
     Select,
     Slice,
@@ -205,6 +207,26 @@ def test_what_the_tool_cannot_run_is_not_chosen_and_not_costed(tmp_path: Path) -
     assert len(merge_graph(graph, Options(unable))[0].nodes) == 2
     with pytest.raises(UsageError, match="no kernel wider than 2"):
         target(tmp_path / "c", Scales(widest=2)).segment_cost(graph.nodes, graph.tensors)
+
+
+class Runs(Scales):
+    """A meter that runs what it is given, and refuses what comes out in another size than it says."""
+
+    def measure(self, graph: Graph) -> tuple[float, float]:
+        shapes = {name: [n if isinstance(n, int) else 1 for n in graph.shape(name) or ()] for name in graph.tensors}
+        found = run(graph, {name: np.zeros(shapes[name]) for name in graph.inputs})
+        if any(list(found[name].shape) != shapes[name] for name in graph.outputs):
+            raise UsageError("not of the size that it says")
+        return super().measure(graph)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("pads", [((1, 1), (1, 1)), ((0, 1), (0, 1)), ((2, 0), (0, 0)), ((-1, -2), (0, -3))])
+def test_sketches_can_be_run(tmp_path: Path, pads: Any, stride: int) -> None:
+    net = Net((3, 12, 13))
+    graph = net.graph(net.conv(net.emit(Pad(pads), "x"), 4, 3, stride=stride))
+    assert len(merge_graph(graph, Options(target_named("macs")))[0].nodes) == 1
+    assert len(merge_graph(graph, Options(target(tmp_path, Runs())))[0].nodes) == 1
 
 
 def test_peaks_do_not_add_up(tmp_path: Path) -> None:

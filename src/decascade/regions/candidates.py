@@ -14,7 +14,7 @@ from decascade.algebra.program import Flat, Program
 from decascade.cost import Cost, Target
 from decascade.cost.count import parameters
 from decascade.errors import AlgebraError
-from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.graph import Graph, Node, Shape, Tensor
 from decascade.ir.ops import Dense, Flatten, Upsample
 from decascade.regions.anysize import right_at_any_size
 from decascade.regions.forms import Builder, write_form
@@ -107,8 +107,10 @@ def _dearer_anyway(program: Program, sized: Graph, segment: Segment, options: Op
     axes, rank = program.reach[segment.entry], program.rank
     out, groups = program.channels[segment.exit], program.groups
     weight = np.broadcast_to(np.float32(0), (out, program.channels[segment.entry] // groups, *(a.taps for a in axes)))
-    conv = Conv(weight, None, [a.stride for a in axes], groups=groups)
     tensors = sized.tensors
+    strides = [a.stride for a in axes]
+    padding = _fitting(sized.shape(segment.entry), sized.shape(segment.exit), weight.shape[2:], strides)
+    conv = Conv(weight, None, strides, padding=padding, groups=groups)
     if any(isinstance(step.op, Flat) for step in program.steps):
         return None
     node = Node("sketch", conv if rank else Dense(conv), (segment.entry,), (segment.exit,))
@@ -116,6 +118,16 @@ def _dearer_anyway(program: Program, sized: Graph, segment: Segment, options: Op
     if cost.value <= options.target.segment_cost(segment.nodes, tensors).value:
         return None
     return Candidate(segment, "conv", "", cost, tuple(a.taps for a in axes), None)
+
+
+def _fitting(before: Shape | None, after: Shape | None, taps: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """Padding with which a kernel makes a map of the size after it: a tool that measures the sketch runs it."""
+    found = list[tuple[int, int]]()
+    for n, m, k, s in zip((before or ())[2:], (after or ())[2:], taps, strides, strict=False):
+        short = (m - 1) * s + k - n if isinstance(n, int) and isinstance(m, int) else 0
+        # up to a stride of rows too many are left out anyway
+        found.append((short // 2, short - short // 2) if short > 0 else (0, 0 if short > -s else short))
+    return found or [(0, 0)] * len(taps)
 
 
 def _cheapest(graph: Graph, sized: Graph, segment: Segment, border: Border, options: Options) -> Candidate | Refusal:
