@@ -94,6 +94,20 @@ def test_program_that_faults_is_told() -> None:
         run_on_chip(code, [np.zeros(1, np.float32)])
 
 
+@needs_chip
+@pytest.mark.parametrize("words", [4300000, 9000000])  # a little more than there is, which faults nowhere, and a lot
+def test_program_that_exhausts_the_stack_is_told(words: int) -> None:
+    body = f"""void model(const float x[1], float y[1]) {{
+    float t[{words}];
+    for (int i = 0; i < {words}; ++i) t[i] = x[0] * i;
+    y[0] = t[(int)x[0]];
+}}"""
+    code = Code("model", body, (Argument("x", (1,)),), (Argument("y", (1,)),))
+    told = rf"does not fit the emulated board: its temporaries, up to {4 * words + 65536} bytes, exhaust 16 MiB of RAM"
+    with pytest.raises(UsageError, match=told):
+        run_on_chip(code, [np.zeros(1, np.float32)])
+
+
 def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     code = Code("model", "", (), ())

@@ -131,14 +131,21 @@ def _emulated(command: Sequence[str]) -> str:
 
 
 def _chip(code: Code, told: str, flash: int, ram: int) -> Chip:
-    words = [(kind, int(number, 16)) for kind, number in re.findall(r"^([TSOF]) ([0-9a-f]{16})\s*$", told, re.M)]
-    values = {kind: [n for k, n in words if k == kind] for kind in "TSOF"}
+    words = [(kind, int(number, 16)) for kind, number in re.findall(r"^([TSOFX]) ([0-9a-f]{16})\s*$", told, re.M)]
+    values = {kind: [n for k, n in words if k == kind] for kind in "TSOFX"}
     sizes = [a.size for a in code.outputs]
-    if values["F"] or len(values["T"]) != 1 or len(values["O"]) != sum(sizes):
-        status = f"fault status {values['F'][0]:#x}, the stack may be too small" if values["F"] else ""
-        fault = status or told.strip()[:200] or "no word"
-        raise UsageError(f"the program fails on the emulated machine: {fault}")
+    if values["X"] or values["F"] or len(values["T"]) != 1 or len(values["O"]) != sum(sizes):
+        raise UsageError(_failed(code, told, values["F"], bool(values["X"])))
     bits = np.array(values["O"], np.uint32).view(np.float32)
     parts = np.split(bits, np.cumsum(sizes)[:-1])
     outputs = tuple(part.reshape(a.shape) for part, a in zip(parts, code.outputs, strict=True))
     return Chip(round(values["T"][0] / TICKS_PER_INSTRUCTION), flash, ram, values["S"][0], outputs)
+
+
+def _failed(code: Code, told: str, faults: Sequence[int], exhausted: bool) -> str:
+    """What went wrong.  A core without room on its stack for the fault itself locks up."""
+    if exhausted or (not faults and "Lockup" in told):
+        needs = f"its temporaries, up to {_painted(code)} bytes, exhaust 16 MiB of RAM"
+        return f"the model does not fit the emulated board: {needs}"
+    fault = f"fault status {faults[0]:#x}" if faults else " ".join(told.split())[:200] or "no word"
+    return f"the program fails on the emulated machine: {fault}"
