@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 from math import isfinite
 
 import numpy as np
@@ -28,14 +27,9 @@ F64 = NDArray[np.float64]
 MOMENTUM = 0.75
 LAST = 0.02
 """The last step's share of the box."""
-PLANS = (("middle", "all"), ("shifted", "sparse"), ("kept", "half"), ("corner", "sparse"), ("shifted", "each"))
-"""Where ascents start, and which of a channel's neurons one sample pushes, round by round."""
-FIRST_STEPS, MOST_STEPS = 6, 48
-LONG, COPIES = 30, 4
-"""Steps towards a witness of a channel that has none, and how many of its neurons are tried at once."""
-NEAR, MOST_EACH = 8, 8
-"""One push of a neuron takes about so many neighbours with it; so many neurons of a channel are pushed one by one per round."""
-MOST_REST = 4
+PLANS = (("middle", False), ("shifted", True))
+"""Where the ascents of a round start, and whether they push only some of a channel's neurons, far from each other."""
+STEPS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,72 +47,18 @@ class Goal:
 
 
 def search(work: Work, until: float, rounds: int) -> None:
-    """Rounds of ascents over all activations while more than `until` seconds are left; later rounds take more steps, and
-    activations that a round did not help with rest."""
-    rest, pause = dict.fromkeys(work.seen, 0), dict.fromkeys(work.seen, 1)
-    for n in range(rounds) if rounds else count():
-        start, choice = PLANS[n % len(PLANS)]
-        steps = min(FIRST_STEPS * 2 ** (n // len(PLANS)), MOST_STEPS)
-        if not any(work.open(s).any() for s in work.seen.values()):
-            return
-        for name, s in work.seen.items():
-            if rest[name]:
-                rest[name] -= 1
-                continue
-            before = work.count_open(s)
-            if not before:
-                continue
-            work.progress("looking for witnesses", n / (n + 3))
-            if not _round(work, s, start, choice, steps, until):
-                return
-            helped = before - work.count_open(s) >= 0.02 * before
-            pause[name] = 1 if helped else min(2 * pause[name], MOST_REST)
-            rest[name] = pause[name] - 1
-
-
-def strangers(work: Work, until: float) -> None:
-    """Long ascents of single neurons for channels that have no witness yet: where most of a channel is idle, what the sum of
-    its neurons wants is not what takes one of them over the end."""
-    for name, s in work.seen.items():
-        found = [g for g in goals(work, s) if not s.unstable_channels[g.channel]]
-        if found:
-            work.progress(f"looking for witnesses of {name}", 0.0)
-        alone = [one for g in found for one in singles(g, COPIES, work.rng)]
-        if not _pushed(work, s, alone, "corner", LONG, until, channels=True):
-            return
-
-
-def _round(work: Work, s: Seen, start: str, choice: str, steps: int, until: float) -> bool:
-    """One ascent per goal; False where the time is up."""
-    if choice == "each":
-        found = [one for g in goals(work, s) for one in singles(g, min(int(g.where.sum()) // NEAR + 1, MOST_EACH), work.rng)]
-    else:
-        found = [thinned(goal, choice, work.rng) for goal in goals(work, s)]
-    return _pushed(work, s, found, start, steps, until)
-
-
-def _pushed(work: Work, s: Seen, found: list[Goal], start: str, steps: int, until: float, channels: bool = False) -> bool:
-    """Ascents of some goals, a batch at a time; `channels`: one witness is enough for a channel."""
-    found.sort(key=lambda g: np.argwhere(g.where)[0].tolist())
-    for i in range(0, len(found), work.batch):
-        block = [g for g in found[i : i + work.batch] if not (channels and s.unstable_channels[g.channel])]
-        if block and not ascend(work, s, block, started(work, s, block, start), steps, until, channels):
-            return False
-    return True
-
-
-def singles(goal: Goal, count: int, rng: np.random.Generator) -> list[Goal]:
-    """Some of a goal's neurons, each as a goal of its own."""
-    if not goal.where.ndim:
-        return [goal]
-    every = np.argwhere(goal.where)
-    picked = every[rng.permutation(len(every))[:count]]
-    found = list[Goal]()
-    for at in picked:
-        where = np.zeros(goal.where.shape, np.bool_)
-        where[tuple(at)] = True
-        found.append(replace(goal, where=where))
-    return found
+    """Rounds of ascents over all activations with open neurons, one per goal, while more than `until` seconds are left."""
+    for n, (start, sparse) in enumerate(PLANS[:rounds]):
+        for s in work.seen.values():
+            found = goals(work, s)
+            if sparse:
+                found = [thinned(goal, work.rng) for goal in found]
+            found.sort(key=lambda g: np.argwhere(g.where)[0].tolist())
+            work.progress("looking for witnesses", n / len(PLANS))
+            for i in range(0, len(found), work.batch):
+                block = found[i : i + work.batch]
+                if not ascend(work, s, block, started(work, s, block, start), until):
+                    return
 
 
 def goals(work: Work, s: Seen) -> list[Goal]:
@@ -154,37 +94,28 @@ def _somewhere(s: Seen, classes: Bools, rng: np.random.Generator) -> Bools:
     return found
 
 
-def thinned(goal: Goal, choice: str, rng: np.random.Generator) -> Goal:
-    """Of a goal's neurons all, half, or those on a coarse grid: what close neighbours want may contradict."""
-    where = goal.where
-    if choice == "all" or where.ndim == 0:
-        return goal
-    if choice == "half":
-        kept = where & (rng.random(where.shape) < 0.5)
-    else:
-        step, kept = int(rng.integers(3, 8)), np.zeros(where.shape, np.bool_)
-        grid = tuple(slice(int(rng.integers(min(step, n))), None, step) for n in where.shape)
-        kept[grid] = where[grid]
+def thinned(goal: Goal, rng: np.random.Generator) -> Goal:
+    """Of a goal's neurons those on a coarse grid: what close neighbours want may contradict."""
+    step, kept = int(rng.integers(3, 8)), np.zeros(goal.where.shape, np.bool_)
+    grid = tuple(slice(int(rng.integers(min(step, n))), None, step) for n in goal.where.shape)
+    kept[grid] = goal.where[grid]
     return replace(goal, where=kept) if kept.any() else goal
 
 
 def started(work: Work, s: Seen, block: Sequence[Goal], how: str) -> Inputs:
-    """One start per goal: the middle of the box, a corner, or a kept input in which the channel was in the regime that
-    is looked for, as it is or shifted to where it is wanted."""
-    n, rng = len(block), work.rng
-    if how == "middle" or (how != "corner" and not work.sightings.kept):
-        return work.limits.at(lambda shape: np.full((*shape, n), 0.5))
-    if how == "corner":
-        return work.limits.at(lambda shape: rng.integers(0, 2, (*shape, n)).astype(np.float64))
-    picked = [_kept(work, s, goal, how == "shifted") for goal in block]
+    """One start per goal: the middle of the box, or a kept input in which the channel was in the regime that is looked for,
+    shifted to where it is wanted."""
+    if how == "middle" or not work.sightings.kept:
+        return work.limits.at(lambda shape: np.full((*shape, len(block)), 0.5))
+    picked = [_kept(work, s, goal) for goal in block]
     return work.limits.keep({name: np.stack([p[name] for p in picked], axis=-1) for name in picked[0]})
 
 
-def _kept(work: Work, s: Seen, goal: Goal, shifted: bool) -> dict[str, Values]:
+def _kept(work: Work, s: Seen, goal: Goal) -> dict[str, Values]:
     kept, sample = work.sightings.kept, int(s.sample[goal.regime, goal.channel])
     if sample < 0:
         return kept[int(work.rng.integers(len(kept)))]
-    if not shifted or not goal.where.ndim:
+    if not goal.where.ndim:
         return kept[sample]
     moves = work.rng.choice(np.argwhere(goal.where)) - s.position[goal.regime, goal.channel]
     found = dict[str, Values]()
@@ -195,9 +126,7 @@ def _kept(work: Work, s: Seen, goal: Goal, shifted: bool) -> dict[str, Values]:
     return found
 
 
-def ascend(
-    work: Work, s: Seen, block: Sequence[Goal], start: Inputs, steps: int, until: float, channels: bool = False
-) -> bool:
+def ascend(work: Work, s: Seen, block: Sequence[Goal], start: Inputs, until: float) -> bool:
     """Push each sample towards its goal; every point on the way is watched, up to the tensor.  False: the time is up."""
     wanted = np.stack([s.by_class(g.where[None])[0] for g in block])
     of, regime = np.array([g.channel for g in block]), np.array([g.regime for g in block])
@@ -205,10 +134,10 @@ def ascend(
     x = {k: v for k, v in start.items() if k in ahead.inputs}
     rest = {k: v for k, v in start.items() if k not in ahead.inputs}
     speed = dict[str, Values]()
-    for share in np.geomspace(1.0, LAST, steps):
+    for share in np.geomspace(1.0, LAST, STEPS):
         if work.left() < until:
             return False
-        if bool(s.unstable_channels[of].all()) if channels else not (wanted & ~s.seen[regime, of]).any():
+        if not (wanted & ~s.seen[regime, of]).any():
             return True
         for name, form in gradient(ahead, x, s.tensor, _seed(block, s.margin), work.sightings.watcher({**rest, **x})).items():
             pull = np.zeros_like(x[name])
@@ -238,4 +167,4 @@ def _seed(block: Sequence[Goal], margin: F64) -> Callable[[Values], Form]:
     return seed
 
 
-__all__ = ["Goal", "ascend", "goals", "search", "singles", "started", "strangers", "thinned"]
+__all__ = ["Goal", "ascend", "goals", "search", "started", "thinned"]

@@ -1,23 +1,28 @@
 """`prove`: every activation of a graph decided over a box, as far as the time goes.
 
-In order: interval bounds; patterns and calibration data run through the graph; ascent towards the regimes that were not
-seen; backward linear bounds, layer by layer, each tightening what follows; long ascents for channels that have no witness;
-programs of single neurons; ascent again.
+Interval bounds; patterns and calibration data run through the graph.  Then two lanes, side by side where there are two
+workers and in turns where there is one: witnesses (ascents towards the regimes that were not seen, first of many neurons
+at once, then of single ones) and bounds (backward linear ones, layer by layer, each tightening what follows; then programs
+of single neurons).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from queue import SimpleQueue
+from threading import Thread
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.bounds.ascent import search, strangers
+from decascade.bounds.ascent import search
 from decascade.bounds.box import Box
 from decascade.bounds.certificate import ActivationRecord, Certificate, Status, Witness
+from decascade.bounds.chase import chase, strangers
 from decascade.bounds.geometry import part
 from decascade.bounds.search import patterns
 from decascade.bounds.sightings import Seen
@@ -29,12 +34,16 @@ from decascade.ir.ops import Activation, Foreign
 from decascade.ir.shapes import infer_graph
 
 F64 = NDArray[np.float64]
-LARGEST_BATCH = 32
+LARGEST_BATCH, WIDEST = 32, 256
+"""Inputs that are run together, as a rule and where one is as good as many."""
 MOST_VAIN = 3
-"""Rounds of programs in a row that decide nothing.  More than one: a solver reads the wall clock, and on a machine that is busy
-with other things it gives up early."""
+"""Rounds in a row that decide nothing.  More than one: ascents begin elsewhere each time, and a solver reads the wall clock, so
+that on a machine that is busy with other things it gives up early."""
+ROUNDS = range(1, 4)
+"""Of ascents of single neurons, after the first."""
 BATCH_SHARE = 0.004
 """Of the time, what one batch may take to run."""
+MOST_WORKERS = 2
 
 
 class UnknownSizeError(UsageError):
@@ -44,6 +53,7 @@ class UnknownSizeError(UsageError):
 def prove(
     graph: Graph, box: Box | object, budget_seconds: float = 60.0, data: Mapping[str, NDArray[Any]] | None = None,
     progress: Progress | None = None, seed: int = 0, thorough: bool = True, clock: Clock = perf_counter,
+    workers: int | None = None,
 ) -> Certificate:
     """Decide every piecewise-linear activation of a graph over a box of inputs.
 
@@ -51,7 +61,9 @@ def prove(
     used in the search for witnesses where they lie in the box.  `thorough`: decide every neuron, also those of channels
     that one witness already shows not to be linear.  Sizes that are only known when the model runs: nothing is proved, and
     a note says so.  `clock`: what the budget is read from; with `time.process_time` the result is that of a machine which does
-    nothing else.
+    nothing else.  `workers`: 1, or 2 to search for witnesses beside the proofs; by default as many as there are cores for
+    this process, and no more than OMP_NUM_THREADS says.  Where the time suffices both end with the same proofs; which
+    witnesses stand for a channel may differ.
 
     Raises:
         UsageError: a box that does not fit.
@@ -66,30 +78,83 @@ def prove(
         return Certificate(box.facts(), (), clock() - start, {}, notes=(str(error),))
     told: Progress = progress or (lambda _stage, _share: None)
     work = Work.of(ahead, nodes, box, start + budget_seconds, clock, told, seed, thorough)
+    work.workers = usual_workers() if workers is None else min(workers, MOST_WORKERS)
     decide(work, budget_seconds, data)
     return certificate(work, start)
+
+
+def usual_workers() -> int:
+    """As many as there are cores for this process and as OMP_NUM_THREADS allows, up to the most that are of use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return max(1, min(MOST_WORKERS, cores, int(told) if told.isdecimal() else MOST_WORKERS))
 
 
 def decide(work: Work, seconds: float, data: Mapping[str, NDArray[Any]] | None) -> None:
     """All stages, while there is time and something to decide."""
     warm_up(work, seconds)
-    look_at_patterns(work, 0.8 * work.left(), data)
+    look_at_patterns(work, 0.9 * work.left(), data)
+    if work.workers > 1:
+        side_by_side(work, lambda: witnesses(work), lambda: proofs(work))
+        return
     search(work, 0.75 * work.left(), rounds=2)
     linear(work, 0.7 * work.left())
-    strangers(work, 0.6 * work.left())
-    search(work, 0.75 * work.left(), rounds=5)
+    chase(work, 0.7 * work.left(), range(1))
+    strangers(work, 0.8 * work.left())
+    chase(work, 0.6 * work.left(), ROUNDS)
     vain = 0 if programs(work, 0.4 * work.left()) else 1
-    search(work, 0.5 * work.left(), rounds=10)
-    while vain < MOST_VAIN and work.left() > 0 and any(work.open(s).any() for s in work.seen.values()):
+    while vain < MOST_VAIN and work.left() > 0 and work.undecided():
+        found = chase(work, 0.5 * work.left(), ROUNDS)
+        vain = 0 if programs(work, 0.0) or found else vain + 1
+
+
+def witnesses(work: Work) -> None:
+    """The one lane: ascents, until several rounds find nothing."""
+    search(work, 0.8 * work.left(), rounds=1)
+    chase(work, 0.3 * work.left(), range(1))
+    strangers(work, 0.0)
+    vain = 0
+    while vain < MOST_VAIN and work.left() > 0 and work.undecided():
+        vain = 0 if chase(work, 0.0, ROUNDS) else vain + 1
+
+
+def proofs(work: Work) -> None:
+    """The other lane: linear bounds, then programs, until several rounds decide nothing."""
+    linear(work, 0.5 * work.left())
+    vain = 0
+    while vain < MOST_VAIN and work.left() > 0 and work.undecided():
         vain = 0 if programs(work, 0.0) else vain + 1
-        search(work, 0.0, rounds=5)
+
+
+def side_by_side(work: Work, *lanes: Callable[[], None]) -> None:
+    """Run lanes in threads until all are done.  What one raises is raised here, and the others are told to stop; so they are on
+    an interrupt, which need not wait for them."""
+    raised: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def run(lane: Callable[[], None]) -> None:
+        try:
+            lane()
+            raised.put(None)
+        except BaseException as error:
+            raised.put(error)
+
+    for lane in lanes:
+        Thread(target=run, args=(lane,), daemon=True).start()
+    try:
+        for _ in lanes:
+            if (error := raised.get()) is not None:
+                raise error
+    except BaseException:
+        work.stopped = True
+        raise
 
 
 def warm_up(work: Work, seconds: float) -> None:
     """One input, to know how many at once go in a small part of the time."""
     for _ in range(2):
         work.sightings.observe(work.limits.at(lambda shape: np.full((*shape, 1), 0.5)))
-    work.batch = int(np.clip(BATCH_SHARE * seconds / max(work.sightings.pace, 1e-9), 1, LARGEST_BATCH))
+    fitting = BATCH_SHARE * seconds / max(work.sightings.pace, 1e-9)
+    work.batch, work.widest = (int(np.clip(fitting, 1, most)) for most in (LARGEST_BATCH, WIDEST))
 
 
 def look_at_patterns(work: Work, until: float, data: Mapping[str, NDArray[Any]] | None) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from itertools import product
 from math import inf
+from threading import RLock
 from time import perf_counter
 
 import numpy as np
@@ -90,6 +91,7 @@ class Sightings:
     """All activations of a graph, and the inputs that are kept as witnesses; inputs are (C, *S, N) per name.
 
     `pace`: seconds that one input takes through the whole graph in float32, in a batch that makes good use of the machine.
+    `lock`: held while something is noted, as two threads may watch at once.
     """
 
     graph: Graph
@@ -98,6 +100,7 @@ class Sightings:
     kept: list[dict[str, Values]] = field(default_factory=list[dict[str, Values]])
     runs: int = 0
     pace: float = inf
+    lock: RLock = field(default_factory=RLock)
 
     def observe(self, inputs: Mapping[str, Values]) -> None:
         """Run a batch in float32 and note what it shows."""
@@ -119,7 +122,8 @@ class Sightings:
 
         def see(name: str, x: Values) -> None:
             for s in self.by_tensor.get(name, ()):
-                self._note(s, x, batch, ids)
+                with self.lock:
+                    self._note(s, x, batch, ids)
 
         return see
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from time import perf_counter
 
 import numpy as np
@@ -33,7 +34,8 @@ def activations(graph: Graph) -> list[Node]:
 @dataclass(eq=False)
 class Work:
     """`thorough`: neurons of channels that one witness already shows not to be linear are to be decided as well.
-    `opened`: when it began, on its own clock and on the wall's."""
+    `batch`, `widest`: how many inputs are run together, as a rule and where one is as good as many.  `opened`: when it began,
+    on its own clock and on the wall's.  `stopped`: no more time, whatever the clock says."""
 
     graph: Graph
     box: Box
@@ -47,8 +49,11 @@ class Work:
     rng: np.random.Generator
     thorough: bool = True
     batch: int = 32
+    widest: int = 32
     known: dict[str, Bounds] = field(default_factory=dict[str, Bounds])
     opened: tuple[float, float] = (0.0, 0.0)
+    stopped: bool = False
+    workers: int = 1
 
     @staticmethod
     def of(
@@ -71,13 +76,13 @@ class Work:
 
     def left(self) -> float:
         """Seconds, but for what it will take to run the witnesses again."""
-        return self.deadline - self.clock() - self.sightings.to_confirm()
+        return -inf if self.stopped else self.deadline - self.clock() - self.sightings.to_confirm()
 
     def on_the_wall(self, seconds: float) -> float:
         """Seconds of this work's clock in those of a clock on the wall, which is what a solver reads: more where the clock
-        counts CPU time and others keep the machine busy."""
+        counts CPU time and others keep the machine busy, fewer where it counts that of two threads."""
         own, wall = self.clock() - self.opened[0], perf_counter() - self.opened[1]
-        return seconds * max(wall / own, 1.0) if own > 0 else seconds
+        return seconds * max(wall / own, 1 / self.workers) if own > 0 else seconds
 
     def classed(self, s: Seen) -> tuple[F64, F64]:
         """Bounds (C, *classes) of an activation's input."""
@@ -95,6 +100,10 @@ class Work:
         found = (self.proven(s) < 0) & ~s.unstable
         beside = s.unstable_channels.reshape(-1, *(1,) * s.weight.ndim)
         return found if self.thorough else found & ~beside
+
+    def undecided(self) -> bool:
+        """Whether anything is open."""
+        return any(self.open(s).any() for s in self.seen.values())
 
     def count_open(self, s: Seen) -> int:
         """How many channels × classes of an activation are open."""

@@ -1,0 +1,120 @@
+"""Ascents of single neurons find what sums of neurons and random inputs do not; two workers decide what one decides."""
+
+from __future__ import annotations
+
+from math import inf
+from threading import Event
+from time import perf_counter, sleep
+
+import numpy as np
+import pytest
+
+from bounds.nets import chain, random_net
+from decascade.algebra.conv import Conv
+from decascade.bounds import Box, prove
+from decascade.bounds.chase import chase, seeds, strangers, targets
+from decascade.bounds.geometry import part
+from decascade.bounds.prove import numbered, side_by_side, usual_workers, warm_up
+from decascade.bounds.work import Work, activations
+from decascade.ir.ops import Activation, Dense, Flatten
+
+RELU = Activation("relu")
+
+
+def work_of(graph, low=-1.0, high=1.0, seconds=60.0):
+    box, nodes = Box.of(graph, (low, high)), activations(graph)
+    ahead = numbered(part(graph, [n.inputs[0] for n in nodes]), box)
+    work = Work.of(ahead, nodes, box, perf_counter() + seconds, perf_counter, lambda _stage, _share: None, 0, True)
+    warm_up(work, seconds)
+    return work
+
+
+def needle(rng, shape, kernel):
+    """Channels that are active on one pattern of ±1 alone, nine tenths of the way to it: no random input gets there."""
+    signs = rng.choice([-1.0, 1.0], (3, shape[0], *kernel)).astype(np.float32)
+    count = signs[0].size
+    same = np.eye(shape[0], dtype=np.float32).reshape(shape[0], shape[0], *(1,) * len(kernel))
+    first = Conv(same, np.full(shape[0], 2, np.float32))
+    shift = -(0.9 * count + 2 * signs.reshape(3, -1).sum(axis=1)).astype(np.float32)
+    return chain(first, RELU, Conv(signs, shift), RELU, shape=shape)
+
+
+@pytest.mark.parametrize(("shape", "kernel"), [((2, 9, 8), (4, 4)), ((4, 20), (9,))])
+def test_patterns_that_no_random_input_shows_are_found(rng, shape, kernel):
+    graph = needle(rng, shape, kernel)
+    work = work_of(graph)
+    for _ in range(20):
+        work.sightings.observe(work.limits.at(lambda s: rng.random((*s, 64))))
+    last = list(work.seen.values())[-1]
+    assert not last.unstable_channels.any()
+    strangers(work, -inf)
+    assert last.unstable_channels.all()
+    work.sightings.confirm()
+    assert last.unstable_channels.all()
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 8), (4, 20)])
+def test_every_neuron_of_a_linear_layer_gets_where_its_bounds_say(rng, shape):
+    signs = rng.normal(size=(6, shape[0], *(4,) * (len(shape) - 1))).astype(np.float32)
+    most = np.maximum(signs, 0).reshape(6, -1).sum(axis=1)
+    work = work_of(chain(Conv(signs, -0.6 * most, padding=1), RELU, shape=shape), 0.0, 1.0)
+    (s,) = work.seen.values()
+    before = work.count_open(s)
+    assert chase(work, -inf, range(3)) == before > 10
+    assert not work.open(s).any()
+    work.sightings.confirm()
+    assert not work.open(s).any()
+
+
+def test_targets_of_dense_layers(rng):
+    signs = rng.choice([-1.0, 1.0], (5, 12)).astype(np.float32)
+    first, second = Conv(np.eye(12, dtype=np.float32), np.ones(12, np.float32)), Conv(signs, -(0.9 * 12 + signs.sum(axis=1)))
+    graph = chain(Flatten(), Dense(first), RELU, Dense(second), RELU, shape=(3, 2, 2))
+    work = work_of(graph)
+    last = list(work.seen.values())[-1]
+    assert {t.channel for t in targets(work, last)} == set(range(5))
+    assert all(t.place == () and t.direction == 1 and t.regime == 1 for t in seeds(work, last))
+    chase(work, -inf, range(3))  # the third round pushes one neuron per sample
+    assert last.unstable_channels.all()
+
+
+def test_time_that_is_up_ends_it(rng):
+    work = work_of(needle(rng, (2, 9, 8), (4, 4)))
+    work.stopped = True
+    assert work.left() == -inf
+    assert chase(work, 0.0, range(3)) == 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_two_workers_decide_what_one_does(seed):
+    graph = random_net(np.random.default_rng(seed))
+    one, two = (prove(graph, (-0.5, 0.5), 20, workers=n) for n in (1, 2))
+    assert one.neurons == two.neurons
+    for a, b in zip(one.activations, two.activations, strict=True):
+        assert (a.regime == b.regime).all()
+        assert a.status == b.status
+
+
+def test_what_one_lane_raises_stops_the_others(rng):
+    work, told = work_of(needle(rng, (2, 9, 8), (4, 4))), Event()
+
+    def fails():
+        raise MemoryError("none left")
+
+    def waits():
+        while not work.stopped:
+            sleep(0.001)
+        told.set()
+
+    with pytest.raises(MemoryError, match="none left"):
+        side_by_side(work, fails, waits)
+    assert told.wait(10)
+
+
+@pytest.mark.parametrize(("told", "most"), [("1", 1), ("2", 2), ("16", 2), ("1,4", 1), ("", 2), ("many", 2), ("0", 1)])
+def test_no_more_workers_than_the_user_says(monkeypatch, told, most):
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(8)), raising=False)
+    assert usual_workers() == most
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0}, raising=False)
+    assert usual_workers() == 1
