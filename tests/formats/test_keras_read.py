@@ -221,6 +221,21 @@ def test_arguments_besides_tensors_make_a_layer_foreign() -> None:
     assert isinstance(op(agrees(keras.Model(x, L.Dropout(0.5, name="d")(x, training=False))), "d"), Identity)
 
 
+def test_layers_that_are_foreign_for_one_reason_are_told_together() -> None:
+    x = y = keras.Input((4, 4, 3), name="x")
+    for i, size in enumerate((2, 3, 4)):
+        scale = L.Reshape((1, 1, 3), name=f"r{i}")(L.GlobalAveragePooling2D()(y))
+        y = L.Conv2D(3, size, padding="same")(L.Multiply(name=f"m{i}")([y, scale]))
+    told = agrees(keras.Model(x, y)).notes
+    assert "3 layers, m0 to m2, are carried through as they are: Multiply is no operation that decascade knows" in told
+    assert len(told) == 2
+
+    x = keras.Input((6,), name="x")
+    parts = [L.Flatten()(L.Reshape((n, 1, 6 // n), name=f"r{n}")(x)) for n in (2, 3)]
+    (told,) = agrees(keras.Model(x, L.Add()(parts))).notes
+    assert told.startswith("2 layers, r2 to r3, are carried through as they are, r2 for one: it reshapes (6,) to ")
+
+
 def test_masks_make_a_layer_foreign() -> None:
     x = keras.Input((5, 4), name="x")
     document = agrees(keras.Model(x, L.GlobalAveragePooling1D(name="g")(L.Masking(name="m")(x))))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
@@ -47,14 +48,14 @@ class _Reader:
     tensors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     nodes: list[Node] = field(default_factory=list[Node])
     parts: dict[str, Part] = field(default_factory=dict[str, Part])
-    notes: list[str] = field(default_factory=list[str])
+    foreign: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     used: set[str] = field(default_factory=set[str])
     read: dict[Any, Chain | str] = field(default_factory=dict[Any, "Chain | str"])
 
     def add(self, call: Call) -> None:
         chain = self._chain(call)
         if isinstance(chain, str):
-            self.notes.append(f"{call.path} is carried through as it is: {chain}")
+            self.foreign.append((call.path, chain))
             chain = [Step(Foreign(type(call.operation).__name__, _evaluation(call, self.layout)))]
         self._append(call, chain)
 
@@ -109,6 +110,20 @@ class _Reader:
         return chain if compatible(found[0], result) else f"its output is {result}, not {found[0]} as expected"
 
 
+def _remarks(foreign: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Layers that stay as they are, with the reason; those that differ in their names and in numbers are told together."""
+    groups = dict[str, list[tuple[str, str]]]()
+    for path, reason in foreign:
+        groups.setdefault(re.sub(r"\d+", "", reason), []).append((path, reason))
+    for group in groups.values():
+        (first, reason), last = group[0], group[-1][0]
+        if len(group) == 1:
+            yield f"{first} is carried through as it is: {reason}"
+        else:
+            alike = "" if all(r == reason for _, r in group) else f", {first} for one"
+            yield f"{len(group)} layers, {first} to {last}, are carried through as they are{alike}: {reason}"
+
+
 def _extra(call: Call) -> str:
     """Arguments of a call besides its tensors: training=True, masks, initial states."""
     arguments = call.record.arguments
@@ -158,7 +173,7 @@ def read_model(model: Any) -> tuple[Graph, Read]:
     _add_tensors(whole, reader)
     for call in whole.calls():
         reader.add(call)
-    notes = list(reader.notes)
+    notes = list(_remarks(reader.foreign))
     if getattr(model, "compiled", False):
         notes.append("the model was compiled; the result is not: call compile() on it before training it further")
     graph = Graph(tuple(reader.nodes), whole.inputs, tuple(dict.fromkeys(whole.outputs)), reader.tensors, model.name)
