@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import inf
 
 import numpy as np
 
@@ -25,8 +26,9 @@ FUTILE = 8
 """After so many neurons in a row without a result the rest of a layer is left as it is."""
 HOPELESS = 3
 """After so many layers in a row of which bounds decide nothing, later ones, whose bounds are looser still, are left alone."""
-EARLY = 2
-"""Layers whose neurons are small enough for programs to decide them all; they come first, with more patience."""
+EARLY, EARLY_SHARE, FIRST = 2, 0.8, 0.5
+"""Layers whose neurons are small enough for programs to decide them all; they come first, and may take so much of the time.
+Each of their neurons is given so many seconds, and eight times as many when its turn comes again."""
 
 
 def linear(work: Work, until: float) -> None:
@@ -69,9 +71,7 @@ def programs(work: Work, until: float) -> bool:
     """Single neurons as mixed-integer programs: the open ones of the first layers; then, layer by layer, all that are not
     stable, while they are quick, for the sake of what follows; then the open ones.  Whether any was decided."""
     order, before = list(work.seen.values()), sum(work.count_open(s) for s in work.seen.values())
-    for s in order[:EARLY]:
-        if _decide(work, s, (work.left() + until) / 2, 8 * FUTILE):
-            work.settle()
+    _in_turns(work, order[:EARLY], until + (1 - EARLY_SHARE) * (work.left() - until))
     for i, s in enumerate(order):
         ahead = order[i + 1 : i + 4]
         if work.left() < until:
@@ -89,6 +89,16 @@ def programs(work: Work, until: float) -> bool:
         if _decide(work, s, until):
             work.settle()
     return sum(work.count_open(s) for s in work.seen.values()) < before
+
+
+def _in_turns(work: Work, layers: Sequence[Seen], until: float) -> None:
+    """All open neurons of some layers, in turns: what takes how long is not known before, and most are quick."""
+    seconds = FIRST
+    while work.left() - seconds > until and any(work.open(s).any() for s in layers):
+        for s in layers:
+            if _decide(work, s, until, inf, seconds):
+                work.settle()
+        seconds *= 8
 
 
 def _affine(work: Work, s: Seen) -> bool:
@@ -123,9 +133,9 @@ def _range(work: Work, s: Seen, channel: int, k: int, seconds: float) -> bool:
     return ended or bool(min(-high.bound, hi) - max(low.bound, lo) <= 0.95 * (hi - lo))
 
 
-def _decide(work: Work, s: Seen, until: float, patience: int = FUTILE) -> bool:
+def _decide(work: Work, s: Seen, until: float, patience: float = FUTILE, limit: float | None = None) -> bool:
     """Whether open neurons get to regimes that they were not seen in, those first that bounds put nearest to a proof and that
-    stand for many; each may take its share of the time.  Whether any was decided."""
+    stand for many; each may take its share of the time, or the limit.  Whether any was decided."""
     if work.left() < until:
         return False
     waiting, weight = np.argwhere(work.open(s).reshape(len(s.seen[0]), -1)), s.weight.ravel()
@@ -137,8 +147,10 @@ def _decide(work: Work, s: Seen, until: float, patience: int = FUTILE) -> bool:
     for n, (c, k) in enumerate(waiting[ease].tolist()):
         if work.left() < until or vain >= patience:
             break
-        rest = weight[[at for _, at in waiting[ease[n:]].tolist()]].sum()
-        seconds = max(PROGRAM * work.left(), (work.left() - until) * float(weight[k] / rest), 0.5)
+        if not work.open(s).reshape(len(s.seen[0]), -1)[c, k]:  # a witness turned up since
+            continue
+        share = float(weight[k] / weight[waiting[ease[n:], 1]].sum())
+        seconds = max(PROGRAM * work.left(), (work.left() - until) * share, 0.5) if limit is None else limit
         done = _reach(work, s, c, k, seconds)
         decided, vain = decided + done, 0 if done else vain + 1
     return decided > 0
