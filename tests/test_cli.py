@@ -129,6 +129,22 @@ def test_as_a_program(tmp_path: Path) -> None:
         assert done.stderr == f"decascade: {tmp_path / 'no.onnx'} does not exist: check the name\n"
 
 
+@pytest.mark.parametrize(("words", "out", "err"), [(["--json"], "ours\n", ""), (["--debug"], "native\nours\n", "native\n")])
+def test_what_native_code_prints_does_not_mix_with_the_answer(words: list[str], out: str, err: str) -> None:
+    """The solver of mixed-integer programs does, now and then, on standard output."""
+    script = """import os, decascade.cli.shell as shell
+def run(words):
+    os.write(1, b"native\\n")
+    os.write(2, b"native\\n")
+    print("ours")
+    return 0
+shell.run = run
+"""
+    start = [sys.executable, "-c", f"{script}shell.main({words!r})"]
+    done = subprocess.run(start, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (out, err)
+
+
 def test_closed_pipe_is_no_error() -> None:
     close = "import os, sys, decascade.cli; r, w = os.pipe(); os.close(r); os.dup2(w, 1)"
     script = f"{close}; sys.exit(decascade.cli.run(['inspect', {ONNX!r}]))"

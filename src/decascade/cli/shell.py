@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if "--debug" not in given:
-        _keep_stderr_for_us()
+        _keep_for_us("stderr")
+        _keep_for_us("stdout")
     sys.exit(run(given))
 
 
@@ -95,9 +96,13 @@ def _hush() -> None:
         warnings.simplefilter("ignore")
 
 
-def _keep_stderr_for_us() -> None:
-    """What frameworks' native code writes to standard error while it starts goes nowhere; Python's own still arrives."""
+def _keep_for_us(name: Literal["stdout", "stderr"]) -> None:
+    """What native code writes to a standard stream goes nowhere: frameworks as they start, a solver that thinks aloud.
+    Python's own still arrives."""
     with suppress(OSError, ValueError):
-        ours = os.dup(sys.stderr.fileno())
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-        sys.stderr = os.fdopen(ours, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+        stream = getattr(sys, name)
+        stream.flush()
+        ours = os.dup(stream.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        errors = "backslashreplace" if name == "stderr" else stream.errors
+        setattr(sys, name, os.fdopen(ours, "w", buffering=1, encoding=stream.encoding, errors=errors))
