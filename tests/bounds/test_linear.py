@@ -22,6 +22,7 @@ from decascade.ir.ops import (
     Identity,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
@@ -71,6 +72,7 @@ LINEAR = {
 OTHER = {
     "max pool": (Pool("max", (3, 2), (2, 1), ((1, 1), (0, 1)), (1, 1)), (4, 7, 6)),
     "global max": (GlobalPool("max"), (4, 3, 5)),
+    "product": (Product(), (4, 3, 5), (4, 1, 1), (1, 3, 5)),
     "relu": (Activation("relu"), (4, 3)),
     "clip": (Activation("clip", (-0.5, 0.7)), (4, 3, 3)),
     "prelu": (Activation("prelu", (), normal(4)), (4, 3, 3)),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bounds.nets import random_net
+from bounds.nets import Builder, conv, random_net
 from decascade.bounds import regimes
 from decascade.bounds.adjoint import Form
 from decascade.bounds.backward import Tracer, neuron_bounds
 from decascade.bounds.box import Box
 from decascade.bounds.forward import run
+from decascade.bounds.gradient import gradient
 from decascade.bounds.interval import propagate
-from decascade.ir.ops import Activation
+from decascade.ir.ops import Activation, GlobalPool, Product, Slice
 
 
 def samples(graph, lo, hi, rng, count=60):
@@ -44,6 +45,52 @@ def test_interval_bounds_hold(seed):
     x = np.clip(x, np.nextafter(np.float32(lo), np.float32(9)), np.nextafter(np.float32(hi), np.float32(-9)))
     for dtype in (np.float32, np.float64):
         assert violations(graph, bounds, values(graph, x.astype(dtype))) == 0
+
+
+def gated(rng):
+    """Channels scaled by what the whole picture says (squeeze and excitation), and a tensor times itself and a row."""
+    made = Builder(3, 6, 7)
+    made.add(conv(rng, 3, 5))
+    trunk = made.add(Activation("relu"))
+    made.add(GlobalPool("avg"))
+    made.add(conv(rng, 5, 5, 1))
+    gate = made.add(Activation("hard_sigmoid", (0.2, 0.5)))
+    made.add(Product(), trunk, gate)
+    made.add(conv(rng, 5, 4))
+    at = made.at
+    row = made.add(Slice(2, 2, 3), at)
+    made.add(Product(), at, at, row)
+    made.add(Activation("relu"))
+    return made.graph()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_bounds_of_products_hold(seed):
+    rng = np.random.default_rng(seed)
+    graph = gated(rng)
+    lo, hi = sorted(rng.normal(size=2))
+    bounds = propagate(graph, Box.of(graph, (lo, hi)))
+    x = samples(graph, lo, hi, rng)
+    x = np.clip(x, np.nextafter(np.float32(lo), np.float32(9)), np.nextafter(np.float32(hi), np.float32(-9)))
+    for dtype in (np.float32, np.float64):
+        assert violations(graph, bounds, values(graph, x.astype(dtype))) == 0
+    assert backward_violations(graph, bounds, values(graph, x), rng) == 0
+
+
+def test_gradients_of_products_are_those_of_differences():
+    rng = np.random.default_rng(0)
+    graph = gated(rng)
+    name = graph.nodes[-1].inputs[0]
+    x = rng.normal(size=(3, 6, 7, 2))
+    a = rng.normal(size=(4, 6, 7, 2))
+    window = ((0, 6), (0, 7))
+    slope = gradient(graph, {"x": x}, name, lambda _z: Form(a, window), lambda _n, _x: None)["x"]
+    whole = np.zeros_like(x)
+    whole[slope.where] = slope.coefficients
+    for _ in range(5):
+        step = 1e-6 * rng.normal(size=x.shape)
+        ends = [values(graph, x + s * step)[name] for s in (1, -1)]
+        assert ((ends[0] - ends[1]) * a).sum() / 2 == pytest.approx((whole * step).sum(), rel=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(40))

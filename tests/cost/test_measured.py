@@ -35,6 +35,7 @@ from decascade.ir.ops import (
     Op,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
@@ -69,7 +70,7 @@ def target(tmp_path: Path, meter: Scales | None = None) -> Measured:
 
 def one(op: Op, shape: tuple[int | str, ...]) -> tuple[Node, Graph]:
     net = Net(shape)
-    graph = net.graph(net.emit(op, *["x"] * (2 if isinstance(op, (Add, Concat)) else 1)))
+    graph = net.graph(net.emit(op, *["x"] * (2 if isinstance(op, (Add, Product, Concat)) else 1)))
     return graph.nodes[0], graph
 
 
@@ -87,6 +88,7 @@ def one(op: Op, shape: tuple[int | str, ...]) -> tuple[Node, Graph]:
         (Pool("avg", (3,), (1,), ((1, 1),), (1,), True), (4, 9),
          "pool 4x9 -> 4x9 kind avg kernel (3,) stride (1,) padding ((1,1),) dilation (1,) count_padding True"),
         (Add(), (4, 9), "add 4x9 + 4x9 -> 4x9"),
+        (Product(), (4, 9), "product 4x9 + 4x9 -> 4x9"),
         (Concat(1), (4, 9), "concat 4x9 + 4x9 -> 8x9 axis 1"),
         (Select(np.arange(1, 3)), (4, 9), "select 4x9 -> 2x9 channels 1:3"),
         (Select(np.array([2, 0])), (4, 9), "select 4x9 -> 2x9 channels 2,0"),

@@ -34,6 +34,7 @@ from decascade.ir.ops import (
     Op,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
@@ -136,6 +137,7 @@ MOVES: dict[str, tuple[Op, tuple[int, ...]]] = {
     "concat along an axis": (Concat(3), (3, 4, 5)),
     "add": (Add((1, -1, 1)), (3, 4, 5)),
     "subtract first": (Add((-1, 1)), (3, 4, 5)),
+    "product": (Product(), (3, 4, 5)),
     "slice of channels": (Select(np.arange(1, 3)), (3, 4, 5)),
     "shuffle": (Select(np.array([0, 2, 1, 1])), (3, 4, 5)),
     "slice": (Slice(3, 1, 4), (3, 4, 5)),
@@ -147,7 +149,7 @@ MOVES: dict[str, tuple[Op, tuple[int, ...]]] = {
 @pytest.mark.parametrize("case", MOVES)
 def test_moves_and_sums(case: str, rng: np.random.Generator) -> None:
     op, shape = MOVES[case]
-    inputs = len(op.signs) if isinstance(op, Add) else 2 if isinstance(op, Concat) else 1
+    inputs = len(op.signs) if isinstance(op, Add) else 2 if isinstance(op, Concat | Product) else 1
     agrees(one(op, shape, inputs), rng)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from decascade.algebra.conv import Conv
-from decascade.ir.ops import Affine, Concat, Dense, Flatten, Foreign, GlobalPool, Pool
+from decascade.ir.ops import Affine, Concat, Dense, Flatten, Foreign, GlobalPool, Pool, Product
 from formats.keras_cases import L, agrees, chain, keras, op, randomized
 
 Case = tuple[Callable[[], Any], tuple[int | None, ...]]
@@ -174,6 +174,16 @@ def test_what_the_fields_say() -> None:
     assert op(agrees(chain((9, 8, 3), L.Flatten(name="f"))), "f") == Flatten("channels_last")
     assert op(agrees(chain((9, 8, 3), L.GlobalMaxPooling2D(name="g"))), "g") == GlobalPool("max", keepdims=False)
     assert isinstance(op(agrees(chain((5,), L.Dense(2, name="d"))), "d"), Dense)
+
+
+def test_products() -> None:
+    x = keras.Input((6, 5, 4), name="x")
+    y = L.Conv2D(4, 1)(x)
+    gate = L.Activation("sigmoid")(L.Dense(4)(L.GlobalAveragePooling2D(keepdims=True)(y)))
+    outputs = [L.Multiply(name="excited")([y, gate]), L.Multiply(name="three")([x, y, y]), keras.ops.multiply(x, y), x * gate]
+    document = agrees(randomized(keras.Model(x, outputs)), tolerance=5e-6)
+    assert [type(n.op) for n in document.graph.nodes].count(Product) == 4
+    assert not document.notes
 
 
 FOREIGN: dict[str, tuple[Callable[[], Any], tuple[int | None, ...], str]] = {

@@ -29,6 +29,7 @@ from decascade.ir.ops import (
     Op,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
@@ -239,7 +240,7 @@ def test_several_inputs() -> None:
     x = keras.Input((5, 4, 3), name="x")
     a, b = L.ReLU(name="a")(x), L.Conv2D(3, 1, name="b")(x)
     document = FORMAT.read(randomized(keras.Model(x, L.Add(name="s")([a, b]))))
-    for operation in (Add(), Add((1, -1)), Add((-1, 1)), Concat(1), Concat(3)):
+    for operation in (Add(), Add((1, -1)), Add((-1, 1)), Product(), Concat(1), Concat(3)):
         graph = swapped(document.graph, ["s"], ("new", operation, ["a", "b"], "s"))
         writes(document, graph)
 

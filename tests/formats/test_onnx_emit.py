@@ -28,6 +28,7 @@ from decascade.ir.ops import (
     Op,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
@@ -156,6 +157,12 @@ def test_activations(case: str, opset: int) -> None:
 )
 def test_sums(signs: tuple[int, ...], opset: int) -> None:
     check(Add(signs), *[PICTURE] * (len(signs) or 2), opset=opset)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_products(opset: int) -> None:
+    check(Product(), PICTURE, PICTURE, opset=opset)
+    check(Product(), (*PICTURE[:-2], 1, 1), PICTURE, PICTURE, opset=opset)
 
 
 @pytest.mark.parametrize("opset", OPSETS)

@@ -166,7 +166,7 @@ def test_matmul_with_the_add_behind_it(shape: tuple[Any, ...], term: Array, swap
 def test_matmul_whose_result_is_read_twice_keeps_its_add() -> None:
     nodes = [N("MatMul", ["x", "w"], ["t"]), N("Add", ["t", "b"], ["u"]), N("Mul", ["t", "u"], ["y"])]
     proto = model(nodes, ("N", 5), {"w": numbers(5, 4), "b": numbers(4)})
-    assert ops(read(proto)) == ["Dense", "Affine", "[Mul]"]
+    assert ops(read(proto)) == ["Dense", "Affine", "Product"]
     rewrite(proto)
 
 
@@ -213,7 +213,7 @@ FOREIGN_ARITHMETIC: dict[str, tuple[str, list[str], Array, tuple[int, ...]]] = {
     "per sample": ("Add", ["x", "c"], numbers(2, 3, 1, 1), (2, 3, 4, 5)),
     "higher rank": ("Add", ["x", "c"], numbers(1, 2, 3, 4), (2, 3, 4)),
     "map minus x": ("Sub", ["c", "x"], numbers(3, 4, 5), (2, 3, 4, 5)),
-    "with itself": ("Mul", ["x", "x"], COLUMN, (2, 3, 4, 5)),
+    "quotient": ("Div", ["x", "x"], COLUMN, (2, 3, 4, 5)),
 }
 
 
@@ -221,6 +221,18 @@ FOREIGN_ARITHMETIC: dict[str, tuple[str, list[str], Array, tuple[int, ...]]] = {
 def test_arithmetic_that_is_carried_through(case: str) -> None:
     kind, names, term, shape = FOREIGN_ARITHMETIC[case]
     assert ops(read(model([N(kind, names, ["y"])], shape, {"c": term}))) == [f"[{kind}]"]
+
+
+@pytest.mark.parametrize(("other", "kind"), [
+    (("N", 3, "H", 5), "Product"), (("N", 3, 1, 1), "Product"), (("N", 1, 1, 5), "Product"), ((1, 3, "H", 5), "[Mul]"),
+    (("N", 3, "W", 5), "[Mul]"), (("H", 5), "[Mul]"), (("N", 3, "H", 1), "Product"),
+])
+def test_products_of_tensors(other: tuple[int | str, ...], kind: str) -> None:
+    """Where ranks or what is not known leave open what is repeated along what, they are carried through."""
+    proto = model([N("Mul", ["a", "b"], ["y"])], (), inputs={"a": ("N", 3, "H", 5), "b": other})
+    assert ops(FORMAT.read(proto)) == [kind]
+    if kind == "Product":
+        assert ops(read(proto, {"H": 4})) == [kind]
 
 
 def test_division_by_zero_is_carried_through() -> None:

@@ -147,7 +147,7 @@ CASES: dict[str, tuple[Callable[[], Any], tuple[int, ...], set[str]]] = {
     "bias map": (lambda: Fn(lambda x, w: x - w, 4, 9, 8), IMAGE, {"BiasMap"}),
     "row bias": (lambda: Fn(lambda x, w: w + x, 1, 4, 1, 8), IMAGE, {"BiasMap"}),
     "mask": (lambda: Fn(lambda x, w: x * w, 4, 9, 8), IMAGE, {"Foreign"}),
-    "squeeze and excite": (lambda: Fn(_excited), IMAGE, {"Foreign", "GlobalPool", "Activation"}),
+    "squeeze and excite": (lambda: Fn(_excited), IMAGE, {"Product", "GlobalPool", "Activation"}),
     "neg": (lambda: Fn(lambda x: -x), IMAGE, {"Affine"}),
     "zero pad": (lambda: nn.ZeroPad2d((1, 2, 0, 3)), IMAGE, {"Pad"}),
     "constant pad": (lambda: nn.ConstantPad1d(2, 1.5), LINE, {"Pad"}),

@@ -30,6 +30,7 @@ from decascade.ir.ops import (
     Op,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
@@ -93,6 +94,7 @@ NEW: dict[str, tuple[Op, tuple[int, ...]]] = {
     "ones channel": (Pad(((0, 0), (0, 0)), 1.0, (0, 1)), IMAGE),
     "add": (Add(), IMAGE),
     "subtract": (Add((-1, 1, -1)), IMAGE),
+    "product": (Product(), IMAGE),
     "concat": (Concat(1), IMAGE),
     "concat of rows": (Concat(2), LINE),
     "select range": (Select(np.array([1, 2, 3])), IMAGE),
@@ -130,7 +132,8 @@ NEW: dict[str, tuple[Op, tuple[int, ...]]] = {
 @pytest.mark.parametrize("name", NEW)
 def test_new_operation_equals_the_interpreter(name: str) -> None:
     op, shape = NEW[name]
-    document, graph = _one(op, shape, len(op.signs) or 2 if isinstance(op, Add) else 3 if isinstance(op, Concat) else 1)
+    several = 3 if isinstance(op, Concat | Product) else 1
+    document, graph = _one(op, shape, len(op.signs) or 2 if isinstance(op, Add) else several)
     x = np.random.default_rng(1).standard_normal(shape)
     x = np.abs(x) if name == "sqrt" else x
     expected = run(graph, {"x": x})["output"]

@@ -28,6 +28,7 @@ from decascade.ir.ops import (
     Identity,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
@@ -256,6 +257,7 @@ def test_pad_and_crop_with_a_value_and_channels():
 def test_add_with_signs():
     assert np.array_equal(one(Add(), X, X, X), 3 * X)
     assert np.array_equal(one(Add((-1, 1)), X, 3 * X), 2 * X)
+    assert np.array_equal(one(Product(), X, X, X[:, :, :1, :1]), X * X * X[:, :, :1, :1].astype(np.float64))
 
 
 def test_concat_on_channels_and_on_a_spatial_axis():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from itertools import product
 from math import prod
 from typing import Any
@@ -34,6 +35,7 @@ from decascade.ir.ops import (
     Op,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
@@ -102,6 +104,8 @@ def apply(op: Op, arrays: Sequence[Values]) -> list[Values]:
             for sign, other in zip((op.signs or (1,) * len(arrays))[1:], arrays[1:], strict=True):
                 total = total + other if sign > 0 else total - other
             return [total]
+        case Product():
+            return [reduce(np.multiply, arrays)]
         case Pool():
             return [_pool(op, x)]
         case _:

@@ -10,7 +10,7 @@ from decascade.bounds.adjoint import Form, clipped, merged, pull
 from decascade.bounds.forward import Values, column, fit, is_linear, run, taps
 from decascade.bounds.regimes import value
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Activation, GlobalPool, Pool
+from decascade.ir.ops import Activation, GlobalPool, Pool, Product
 
 Watch = Callable[[str, Values], None]
 
@@ -23,7 +23,7 @@ def gradient(
     `inputs` (C, *S, N).  `seed`: the form from the tensor's values, its last axis the sample axis.  `watch` is shown every
     tensor on the way.
     """
-    needed = {n.inputs[0] for n in graph.nodes if not is_linear(n.op)}
+    needed = {name for n in graph.nodes if not is_linear(n.op) for name in n.inputs}
     shapes, values = dict[str, tuple[int, ...]](), dict[str, Values]()
 
     def see(tensor: str, x: Values) -> None:
@@ -49,6 +49,9 @@ def _back(node: Node, form: Form, shapes: Mapping[str, tuple[int, ...]], values:
         return pull(op, form, [shapes[n] for n in node.inputs])[0]
     if isinstance(op, Activation) and op.kind != "softmax":
         return [Form(form.coefficients * slope(op, values[source][form.where]), form.window)]
+    if isinstance(op, Product):
+        factors = [values[n] for n in node.inputs]
+        return [_to_factor(form, i, factors) for i in range(len(factors))]
     if isinstance(op, (Pool, GlobalPool)):
         return [_to_winner(op, form, values[source])]
     return []
@@ -63,6 +66,18 @@ def slope(op: Activation, x: Values) -> Values:
     exact = x.astype(np.float64)
     step = 1e-4 * (1 + np.abs(exact))
     return ((value(op, exact + step) - value(op, exact - step)) / (2 * step)).astype(x.dtype)
+
+
+def _to_factor(form: Form, i: int, factors: Sequence[Values]) -> Form:
+    """A form on a product as one on its i-th factor: times the others, summed along the axes over which it is repeated."""
+    whole = np.broadcast_shapes(*(f.shape for f in factors))
+    a = form.coefficients
+    for k, factor in enumerate(factors):
+        if k != i:
+            a = a * np.broadcast_to(factor, whole)[form.where]
+    repeated = tuple(axis for axis, (n, full) in enumerate(zip(factors[i].shape, whole, strict=True)) if n < full)
+    window = tuple((0, 1) if axis in repeated else w for axis, w in enumerate(form.window, start=1))
+    return Form(a.sum(axis=repeated, keepdims=True) if repeated else a, window)
 
 
 def _to_winner(op: Pool | GlobalPool, form: Form, x: Values) -> Form:

@@ -20,7 +20,7 @@ from decascade.bounds.box import Box
 from decascade.bounds.forward import apply, column, convolve, dense, move, pool_count
 from decascade.bounds.regimes import image, regimes
 from decascade.ir.graph import Graph
-from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, GlobalPool, Op, Pad, Pool
+from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, GlobalPool, Op, Pad, Pool, Product
 
 F64 = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -101,6 +101,8 @@ def step(op: Op, sources: Sequence[Bounds], u: float) -> Bounds | None:
             return _summed(x.lo + values, x.hi + values, np.maximum(np.abs(x.lo), np.abs(x.hi)) + np.abs(values), 2, u)
         case Add():
             return _added(op, sources, u)
+        case Product():
+            return _multiplied(sources, u)
         case Pool() | GlobalPool():
             return _pooled(op, x, u)
         case Pad():
@@ -187,6 +189,19 @@ def _added(op: Add, sources: Sequence[Bounds], u: float) -> Bounds:
     same_low = np.logical_and.reduce([a >= 0 for a in lows])
     same_high = np.logical_and.reduce([b <= 0 for b in highs])
     return _signed(low, high, slack, same_low, same_high, np.isinf(slack) | np.isnan(low) | np.isnan(high))
+
+
+def _multiplied(sources: Sequence[Bounds], u: float) -> Bounds:
+    """One factor after the other, by the products of ends; zero times an infinite end is zero, as all values are finite."""
+    product = sources[0]
+    for factor in sources[1:]:
+        with np.errstate(invalid="ignore"):
+            ends = [x * y for x in (product.lo, product.hi) for y in (factor.lo, factor.hi)]
+        ends = [np.where(np.isnan(e), 0.0, e) for e in ends]
+        low, high = np.minimum.reduce(ends), np.maximum.reduce(ends)
+        slack = gamma(1, u) * np.maximum(np.abs(low), np.abs(high)) + TINY
+        product = _signed(low, high, slack, low >= 0, high <= 0, np.isinf(slack))
+    return product
 
 
 def _pooled(op: Pool | GlobalPool, x: Bounds, u: float) -> Bounds:

@@ -22,7 +22,7 @@ from decascade.errors import CannotInterpret
 from decascade.ir.activations import activate
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import evaluate
-from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, Foreign, GlobalPool, Op, Pad, Pool
+from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, Foreign, GlobalPool, Op, Pad, Pool, Product
 
 Errs = Literal["number", "channel", "stored"]
 DRAWS: tuple[Errs, ...] = ("number", "channel", "stored", "stored")
@@ -55,7 +55,7 @@ def terms(op: Op, size: int) -> int:
             return prod(op.kernel)
         case GlobalPool(kind="avg"):
             return size
-        case Affine() | BiasMap() | Add() | Activation():
+        case Affine() | BiasMap() | Add() | Product() | Activation():
             return 2
         case _:
             return 0
@@ -84,6 +84,8 @@ def magnitude(op: Op) -> Op:
             return Add()
         case Foreign():
             raise CannotInterpret(f"{op.kind} has no known largest slope")
+        case Product():
+            raise CannotInterpret("a product has no largest slope")
         case _:
             return op
 
@@ -201,6 +203,8 @@ def _noise(op: Op, arrays: list[NDArray[Any]], result: NDArray[Any]) -> dict[Err
     if isinstance(op, Foreign) or (isinstance(op, Activation) and op.kind not in PIECEWISE):
         # exponentials and the like are good to a few units in the last place of 1, whatever the implementation
         size: NDArray[Any] = LAMBDA * (np.abs(result) + (not isinstance(op, Foreign)))
+    elif isinstance(op, Product):
+        size = np.abs(result)
     elif not length or isinstance(op, Activation):
         return dict.fromkeys(DRAWS, None)
     else:

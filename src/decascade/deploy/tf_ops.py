@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from math import inf, pi, prod, sqrt
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from decascade.ir.ops import (
     Op,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
@@ -75,6 +78,8 @@ def _move(tf: Any, op: Op, xs: Sequence[Any]) -> Any:
             return grown(tf, x, ((0, 0), *op.pads, op.channels), op.value)
         case Add():
             return _add(op, xs)
+        case Product():
+            return reduce(mul, xs)
         case Concat():
             return tf.concat(xs, axis=last(op.axis, rank))
         case Select():

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, reduce
 from importlib import import_module
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from decascade.ir.ops import (
     Op,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
@@ -106,6 +108,8 @@ def _plain(op: Op, dtype: Any) -> Function:
     match op:
         case Add():
             return _floating(_add(op), dtype)
+        case Product():
+            return _floating(_product, dtype)
         case Concat():
             return _concat(op)
         case Pad():
@@ -254,6 +258,10 @@ def _add(op: Add) -> Function:
         return total
 
     return summed
+
+
+def _product(*xs: Any) -> Any:
+    return reduce(mul, xs)
 
 
 def _upsample(op: Upsample) -> Unary:

@@ -38,6 +38,7 @@ from decascade.ir.ops import (
     Identity,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
@@ -74,6 +75,8 @@ class Emitter:
                 return self._layer(node.op, x)
             case Add():
                 return self._add(given, node.op.signs)
+            case Product():
+                return self.put("Multiply", list(given))
             case Concat():
                 return self.put("Concatenate", list(given), axis=native_axis(node.op.axis, len(x.shape), self.layout))
             case Activation() | Foreign() if function is not None:

@@ -39,8 +39,10 @@ from decascade.ir.ops import (
     Op,
     Pad,
     Pool,
+    Product,
     Upsample,
 )
+from decascade.ir.shapes import multiplies
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,6 +293,10 @@ def _add(use: Use) -> Chain | str:
     return [Step(Add())]
 
 
+def _multiply(use: Use) -> Chain | str:
+    return [Step(Product())] if multiplies(use.shapes) else f"it multiplies shapes that differ: {use.shapes}"
+
+
 def _concat(use: Use) -> Chain | str:
     if any(len(s) != use.rank for s in use.shapes):
         return "its inputs differ in rank"
@@ -338,6 +344,7 @@ _CLASSES: dict[Reader, Sequence[str]] = {
     lambda use: [Step(Pad(_frame(use.layer.padding, 1)))]: ("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D"),
     lambda use: [Step(Pad(_frame(use.layer.cropping, -1)))]: ("Cropping1D", "Cropping2D", "Cropping3D"),
     _add: ("Add", "Subtract", "Average"),
+    _multiply: ("Multiply",),
     _concat: ("Concatenate",),
     _upsample: ("UpSampling1D", "UpSampling2D", "UpSampling3D"),
     _element: ("Activation", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax"),

@@ -9,7 +9,8 @@ import numpy as np
 
 from decascade.formats.keras_base import graph_axis, to_array
 from decascade.formats.keras_layers import Chain, Step, Use, per_channel
-from decascade.ir.ops import Activation, Add, Affine, Concat, Identity
+from decascade.ir.ops import Activation, Add, Affine, Concat, Identity, Product
+from decascade.ir.shapes import multiplies
 
 _ACTIVATIONS: dict[str, Activation] = {
     "Relu": Activation("relu"),
@@ -64,6 +65,8 @@ def read_operation(use: Use, record: Any) -> Chain | str:
 def _arithmetic(use: Use, kind: str, args: Sequence[Any], tensors: set[int]) -> Chain | None:
     symbolic = [id(a) in tensors for a in args]
     if all(symbolic):
+        if kind == "Multiply":
+            return [Step(Product())] if multiplies(use.shapes) else None
         if use.shapes[0] != use.shapes[1] or kind not in ("Add", "Subtract"):
             return None
         return [Step(Add((1, -1) if kind == "Subtract" else ()))]

@@ -24,6 +24,7 @@ from decascade.ir.ops import (
     Op,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
@@ -161,6 +162,12 @@ def _add(w: Writer, op: Add) -> None:
         w.step("Sub", name, last=k == len(minus))
 
 
+def _product(w: Writer, _: Product) -> None:
+    others = w.node.inputs[1:]
+    for k, name in enumerate(others, start=1):
+        w.step("Mul", name, last=k == len(others))
+
+
 def _concat(w: Writer, op: Concat) -> None:
     w.step("Concat", *w.node.inputs[1:], axis=op.axis)
 
@@ -283,6 +290,7 @@ RULES: Mapping[type[Op], Callable[[Writer, Any], None]] = {
     Flatten: _flatten,
     Pad: _pad,
     Add: _add,
+    Product: _product,
     Concat: _concat,
     Select: _select,
     Slice: _slice,

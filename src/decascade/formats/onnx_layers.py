@@ -18,7 +18,8 @@ from decascade.formats.onnx_nodes import Native
 from decascade.formats.onnx_view import View
 from decascade.ir.dims import UNKNOWN
 from decascade.ir.graph import Dim, Shape
-from decascade.ir.ops import Add, Affine, BiasMap, Dense, GlobalPool, Op, Pool
+from decascade.ir.ops import Add, Affine, BiasMap, Dense, GlobalPool, Op, Pool, Product
+from decascade.ir.shapes import multiplies
 
 
 @dataclass(frozen=True)
@@ -260,8 +261,11 @@ def read_sum(view: View, native: Native) -> Matches:
 
 
 def read_product(view: View, native: Native) -> Matches:
-    """Mul and Div by a constant per channel."""
+    """Mul and Div by a constant per channel; Mul of two tensors."""
     terms = [view.constant(name) for name in native.inputs]
+    if native.kind == "Mul" and all(term is None for term in terms):
+        shapes = [view.shapes.get(name) for name in native.inputs]
+        return one(native, Product(), *native.inputs) if multiplies(shapes) else None
     if len(terms) != 2 or (terms[0] is None) == (terms[1] is None) or (native.kind == "Div" and terms[1] is None):
         return None
     where = 0 if terms[0] is None else 1

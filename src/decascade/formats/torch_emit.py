@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from functools import reduce
 from math import inf, isinf
 from typing import Any
 
@@ -32,6 +33,7 @@ from decascade.ir.ops import (
     Identity,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
@@ -62,6 +64,8 @@ def emit(builder: Builder, node: Node, inputs: Sequence[Any], rank: int, dtype: 
             return emit_pool(builder, node.name, op, x)
         case Add():
             return _add(builder, op, inputs)
+        case Product():
+            return reduce(lambda total, factor: builder.call(operator.mul, total, factor), inputs)
         case Concat():
             return builder.call(load().cat, list(inputs), dim=op.axis)
         case Activation():

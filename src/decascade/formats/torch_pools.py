@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from decascade.formats.torch_ops import Context, Reading, per_axis, plus, spread
 from decascade.formats.torch_values import trials
 from decascade.ir.graph import Shape
-from decascade.ir.ops import Add, Affine, BiasMap, GlobalPool, Identity, Pool
+from decascade.ir.ops import Add, Affine, BiasMap, GlobalPool, Identity, Pool, Product
+from decascade.ir.shapes import multiplies
 
 
 def _window(ctx: Context, x: Any, kernel: Any, stride: Any) -> tuple[int, tuple[int, ...], tuple[int, ...]] | None:
@@ -165,6 +166,8 @@ def rsub(ctx: Context, x: Any, other: Any, alpha: float = 1) -> Reading | None:
 
 
 def mul(ctx: Context, x: Any, other: Any) -> Reading | None:
+    if ctx.values.is_tensor(x) and ctx.values.is_tensor(other):
+        return (Product(), (x, other)) if multiplies([ctx.shape(x), ctx.shape(other)]) else None
     if not ctx.values.is_tensor(x):
         x, other = other, x
     return None if ctx.values.is_tensor(other) else _scaled(ctx, x, ctx.array(other), None)

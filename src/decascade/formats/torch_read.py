@@ -20,7 +20,7 @@ from decascade.formats.torch_shapes import exported_tensor, fake_shape, unpack_o
 from decascade.formats.torch_table import read_call
 from decascade.formats.torch_values import Values, evaluator
 from decascade.ir.graph import Graph, Node, Shape, Tensor
-from decascade.ir.ops import Activation, Add, Affine, BiasMap, Concat, Dense, Foreign, Op, Select
+from decascade.ir.ops import Activation, Add, Affine, BiasMap, Concat, Dense, Foreign, Op, Product, Select
 from decascade.ir.shapes import infer
 
 
@@ -137,7 +137,7 @@ def _read_node(node: Any, reader: Reader) -> None:
         reader.tensors[node] = Tensor(reader.names.tensor(node), shape, own or dtype)
 
 
-_SIZELESS = (Conv, ConvTranspose, Dense, Affine, Activation, Add, Concat)
+_SIZELESS = (Conv, ConvTranspose, Dense, Affine, Activation, Add, Product, Concat)
 """Operations that no reader makes by looking at the size of a map."""
 
 

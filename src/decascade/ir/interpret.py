@@ -29,6 +29,7 @@ from decascade.ir.ops import (
     Op,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
@@ -181,6 +182,8 @@ def _compute(op: Op, arrays: Sequence[F64]) -> F64:
         case Add():
             signs = op.signs or (1,) * len(arrays)
             return reduce(np.add, (a if s > 0 else -a for a, s in zip(arrays, signs, strict=True)))
+        case Product():
+            return reduce(np.multiply, arrays)
         case BiasMap():
             return x + op.values.astype(np.float64)
         case Activation():

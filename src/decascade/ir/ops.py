@@ -83,6 +83,11 @@ class Add:
 
 
 @dataclass(frozen=True)
+class Product:
+    """Element-wise product of two or more tensors of equal rank; along axes of size 1 a tensor is repeated."""
+
+
+@dataclass(frozen=True)
 class Concat:
     """Concatenation along `axis` (1 is the channel axis)."""
 
@@ -149,6 +154,6 @@ class Foreign:
 
 
 Op = (
-    Conv | ConvTranspose | Dense | Affine | Pool | GlobalPool | Flatten | Pad | Add | Concat | Select | Slice | Upsample
-    | Identity | BiasMap | Activation | Foreign
+    Conv | ConvTranspose | Dense | Affine | Pool | GlobalPool | Flatten | Pad | Add | Product | Concat | Select | Slice
+    | Upsample | Identity | BiasMap | Activation | Foreign
 )

@@ -25,6 +25,7 @@ from decascade.ir.ops import (
     Op,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
@@ -49,6 +50,8 @@ def infer(op: Op, shapes: Sequence[Shape | None]) -> tuple[Shape | None, ...]:
         return (None,)
     if isinstance(op, Add):
         return (_add(op, shapes),)
+    if isinstance(op, Product):
+        return (_product(shapes),)
     if isinstance(op, Concat):
         return (_concat(op, shapes),)
     x = _least(op) if shapes[0] is None else shapes[0]
@@ -113,8 +116,8 @@ def compatible(a: Shape | None, b: Shape | None) -> bool:
 
 
 def _check_arity(op: Op, count: int) -> None:
-    least = 0 if isinstance(op, Foreign) else 2 if isinstance(op, Add) else 1
-    most = None if isinstance(op, Foreign | Add | Concat) else 1
+    least = 0 if isinstance(op, Foreign) else 2 if isinstance(op, Add | Product) else 1
+    most = None if isinstance(op, Foreign | Add | Product | Concat) else 1
     if count < least or (most is not None and count > most):
         wanted = f"{least}" if least == most else f"{least} or more"
         raise GraphError(f"{type(op).__name__} takes {wanted} inputs, it has {count}")
@@ -277,6 +280,30 @@ def _add(op: Add, shapes: Sequence[Shape | None]) -> Shape | None:
         joined = None if joined is None else _unify(joined, shape)
         if joined is None:
             raise GraphError(f"Add inputs differ in shape: {', '.join(map(show, shapes))}")
+    return joined
+
+
+def multiplies(shapes: Sequence[Shape | None]) -> bool:
+    """Whether tensors of these shapes make a `Product` beyond doubt: a size that is not known could be 1 and be repeated."""
+    known = [shape for shape in shapes if shape is not None]
+    if not 2 <= len(shapes) == len(known) or len({len(shape) for shape in known}) > 1 or len({shape[0] for shape in known}) > 1:
+        return False
+    return all(len({*sizes} - {1}) <= 1 and UNKNOWN not in sizes for sizes in zip(*(s[1:] for s in known), strict=True))
+
+
+def _product(shapes: Sequence[Shape | None]) -> Shape | None:
+    if any(shape is None for shape in shapes):
+        return None
+    known = [shape for shape in shapes if shape is not None]
+    if len({len(shape) for shape in known}) > 1:
+        raise GraphError(f"Product inputs differ in rank: {', '.join(map(show, shapes))}")
+    joined: Shape = (1,) * len(known[0])
+    for shape in known:
+        fields = list(zip(joined, shape, strict=True))
+        if any(isinstance(a, int) and isinstance(b, int) and a != b and 1 not in (a, b) for a, b in fields):
+            raise GraphError(f"Product inputs differ in shape: {', '.join(map(show, shapes))}")
+        # what is not known could be 1: beside a larger number it does not matter
+        joined = tuple(b if a == 1 or (isinstance(b, int) and b != 1) else a for a, b in fields)
     return joined
 
 

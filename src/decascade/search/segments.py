@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Activation, Dense, Foreign
+from decascade.ir.ops import Activation, Dense, Foreign, Product
 
 LAYERS = (Conv, ConvTranspose, Dense)
 
@@ -23,7 +23,7 @@ class Segment:
 
 
 def find_segments(graph: Graph, span: int = 6) -> tuple[Segment, ...]:
-    """All segments of at most `span` convolution or dense layers, at least one, without foreign or pinned nodes.
+    """All segments of at most `span` convolution or dense layers, at least one, without foreign or pinned nodes and products.
 
     None ends with an element-wise activation, and none starts where an activation alone reads: a student is fitted on what
     the activation reads, and the activation stays.  Ordered by entry and exit as the graph runs.  Linear in the number of
@@ -49,7 +49,7 @@ def _from(graph: Graph, entry: str, start: int, span: int) -> Iterator[Segment]:
     inside, layers = dict[str, Node](), 0
     for node in graph.nodes[start:]:
         fits = all(name == entry or name in inside for name in node.inputs)
-        if not fits or not node.inputs or len(node.outputs) > 1 or isinstance(node.op, Foreign) or node.pinned:
+        if not fits or not node.inputs or len(node.outputs) > 1 or isinstance(node.op, Foreign | Product) or node.pinned:
             continue
         layers += isinstance(node.op, LAYERS)
         if layers > 2 * span:
