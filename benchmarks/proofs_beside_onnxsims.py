@@ -233,9 +233,10 @@ def main() -> None:
                     state.put(key, {t: limited(t, path, given, chosen.limit) for t in (*BOUNDS, *REWRITES)})
                     print(key, {t: seconds(r) for t, r in state.done[key].items()}, flush=True)
     notes = [f"Limit: {chosen.limit} CPU seconds per tool. 2 cores, one thread each; others used the machine as well, so CPU"
-             " seconds are given. A width may be up to 3 parts in 10^4 above 1: decascade's bounds hold for float32, onnxsim's"
-             " in real arithmetic. onnxsim range_opt runs on its interval engine. What a merged cascade with zero padding"
-             " needs along the border, thin convolutions on single rows and columns, is counted apart."]
+             " seconds are given. A width above 1 is the price of soundness: decascade's bounds hold for float32 in any order"
+             " of summation, onnxsim's in real arithmetic; it grows with the number of layers. onnxsim range_opt runs on its"
+             " interval engine. What a merged cascade with zero padding needs along the border, thin convolutions on single"
+             " rows and columns, is counted apart."]
     write_results(NAME, {"rows": state.done}, tables(state.done), notes)
 
 
