@@ -23,7 +23,6 @@ from decascade.ir.ops import (
     Op,
     Pad,
     Pool,
-    Product,
     Select,
     Slice,
     Upsample,
@@ -32,7 +31,7 @@ from decascade.regions.merge import Cascade
 from decascade.report.parts import GraphFacts, NodeFacts, Size
 
 PLAIN: dict[type, str] = {
-    Affine: "scale and shift", Flatten: "flatten", Pad: "padding", Add: "sum", Product: "product", Concat: "concatenation",
+    Affine: "scale and shift", Flatten: "flatten", Pad: "padding", Add: "sum", Concat: "concatenation",
     Select: "channel selection", Slice: "crop", Upsample: "upsampling", BiasMap: "constant map",
 }
 """Operations whose fields need no words."""

@@ -8,8 +8,9 @@ shows the next.  Neurons that few are left of are begun from many pictures at on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import numpy as np
 from numpy.typing import NDArray
@@ -233,7 +234,7 @@ class Chase:
                 self._begin(n, t, *self._start(t))
         idle = [n for n, aims in enumerate(self.aims) if not aims]
         if waiting and not self.queue and len(idle) < len(self.aims):
-            for n, t in zip(idle, _over_and_over(waiting), strict=False):
+            for n, t in zip(idle, cycle(waiting), strict=False):
                 self._begin(n, t, *self._start(t))
 
     def _room(self, n: int, new: Target) -> bool:
@@ -278,17 +279,13 @@ class Chase:
             return sightings.kept[sample], tuple(self.s.position[t.regime, t.channel].tolist())
         if sightings.kept and dice < 0.65:
             return sightings.kept[int(rng.integers(len(sightings.kept)))], t.spot
-        if dice < 0.8:
-            return {n: v[..., 0] for n, v in self.work.limits.at(lambda shape: rng.random((*shape, 1))).items()}, t.spot
-        if dice < 0.9:
-            return {n: v[..., 0] for n, v in self.work.limits.at(lambda shape: np.full((*shape, 1), 0.5)).items()}, t.spot
-        return {n: v[..., 0] for n, v in self.work.limits.at(
-            lambda shape: rng.integers(0, 2, (*shape, 1)).astype(np.float64)).items()}, t.spot
 
+        def share(shape: Place) -> NDArray[np.float64]:
+            if dice < 0.8:
+                return rng.random((*shape, 1))
+            return np.full((*shape, 1), 0.5) if dice < 0.9 else rng.integers(0, 2, (*shape, 1)).astype(np.float64)
 
-def _over_and_over(waiting: list[Target]) -> Iterator[Target]:
-    while True:
-        yield from waiting
+        return {name: x[..., 0] for name, x in self.work.limits.at(share).items()}, t.spot
 
 
 def _open_by_channel(work: Work, s: Seen, aims: list[dict[Target, int]]) -> dict[tuple[int, int], list[Target]]:

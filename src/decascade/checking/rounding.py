@@ -55,7 +55,7 @@ def terms(op: Op, size: int) -> int:
             return prod(op.kernel)
         case GlobalPool(kind="avg"):
             return size
-        case Affine() | BiasMap() | Add() | Product() | Activation():
+        case Affine() | BiasMap() | Add() | Activation():
             return 2
         case _:
             return 0
@@ -200,11 +200,9 @@ def _signs(shape: tuple[int, ...], draw: Errs, rng: np.random.Generator) -> NDAr
 def _noise(op: Op, arrays: list[NDArray[Any]], result: NDArray[Any]) -> dict[Errs, Any]:
     """The size of the errors in units of u, for each kind of draw; None for none."""
     length = terms(op, prod(arrays[0].shape[2:]) if arrays and arrays[0].ndim > 2 else 1)
-    if isinstance(op, Foreign) or (isinstance(op, Activation) and op.kind not in PIECEWISE):
+    if isinstance(op, Foreign | Product) or (isinstance(op, Activation) and op.kind not in PIECEWISE):
         # exponentials and the like are good to a few units in the last place of 1, whatever the implementation
-        size: NDArray[Any] = LAMBDA * (np.abs(result) + (not isinstance(op, Foreign)))
-    elif isinstance(op, Product):
-        size = np.abs(result)
+        size: NDArray[Any] = LAMBDA * (np.abs(result) + (not isinstance(op, Foreign | Product)))
     elif not length or isinstance(op, Activation):
         return dict.fromkeys(DRAWS, None)
     else:
