@@ -16,6 +16,7 @@ from decascade.bounds.chase import chase, seeds, strangers, targets
 from decascade.bounds.geometry import part
 from decascade.bounds.prove import numbered, side_by_side, usual_workers, warm_up
 from decascade.bounds.work import Work, activations
+from decascade.errors import UsageError
 from decascade.ir.ops import Activation, Dense, Flatten
 
 RELU = Activation("relu")
@@ -93,6 +94,11 @@ def test_two_workers_decide_what_one_does(seed):
     for a, b in zip(one.activations, two.activations, strict=True):
         assert (a.regime == b.regime).all()
         assert a.status == b.status
+
+
+def test_no_workers_are_refused(rng):
+    with pytest.raises(UsageError, match="workers = 0: give 1, or 2 to search for witnesses beside the proofs"):
+        prove(needle(rng, (2, 9, 8), (4, 4)), (-1, 1), workers=0)
 
 
 def test_what_one_lane_raises_stops_the_others(rng):

@@ -66,8 +66,10 @@ def prove(
     witnesses stand for a channel may differ.
 
     Raises:
-        UsageError: a box that does not fit.
+        UsageError: a box that does not fit, workers below 1.
     """
+    if workers is not None and workers < 1:
+        raise UsageError(f"workers = {workers}: give 1, or 2 to search for witnesses beside the proofs")
     start = clock()
     box, nodes = Box.of(graph, box), activations(graph)
     if not nodes:
