@@ -95,7 +95,7 @@ def usual_workers() -> int:
 def decide(work: Work, seconds: float, data: Mapping[str, NDArray[Any]] | None) -> None:
     """All stages, while there is time and something to decide."""
     warm_up(work, seconds)
-    look_at_patterns(work, 0.9 * work.left(), data)
+    look_at_patterns(work, 0.97 * work.left(), data)
     if work.workers > 1:
         side_by_side(work, lambda: witnesses(work), lambda: proofs(work))
         return
@@ -113,10 +113,11 @@ def decide(work: Work, seconds: float, data: Mapping[str, NDArray[Any]] | None) 
 def witnesses(work: Work) -> None:
     """The one lane: ascents, until several rounds find nothing."""
     search(work, 0.8 * work.left(), rounds=1)
+    strangers(work, 0.6 * work.left())
     chase(work, 0.3 * work.left(), range(1))
-    strangers(work, 0.0)
     vain = 0
     while vain < MOST_VAIN and work.left() > 0 and work.undecided():
+        strangers(work, 0.0)
         vain = 0 if chase(work, 0.0, ROUNDS) else vain + 1
 
 

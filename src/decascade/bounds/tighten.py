@@ -8,6 +8,7 @@ from math import inf
 import numpy as np
 
 from decascade.bounds.backward import Tracer, neuron_bounds
+from decascade.bounds.branch import gets_past
 from decascade.bounds.exact import lowest
 from decascade.bounds.forward import is_linear
 from decascade.bounds.geometry import part
@@ -124,7 +125,7 @@ def _range(work: Work, s: Seen, channel: int, k: int, seconds: float) -> bool:
     """Both bounds of one neuron by a program.  Whether it came to an end, or made them narrower by a twentieth."""
     lo, hi = (b.reshape(len(b), -1)[channel, k] for b in work.classed(s))
     tracer = Tracer(work.graph, work.bounds)
-    low, high = (lowest(tracer, s.tensor, channel, s.spots[k], d, work.on_the_wall(seconds), None, BINARIES) for d in (1, -1))
+    low, high = (lowest(tracer, s.tensor, channel, s.spots[k], d, work.on_the_wall(seconds), BINARIES) for d in (1, -1))
     for answer in (low, high):
         if answer.inputs is not None:
             look(work, answer.inputs)
@@ -134,22 +135,24 @@ def _range(work: Work, s: Seen, channel: int, k: int, seconds: float) -> bool:
 
 
 def _decide(work: Work, s: Seen, until: float, patience: float = FUTILE, limit: float | None = None) -> bool:
-    """Whether open neurons get to regimes that they were not seen in, those first that bounds put nearest to a proof and that
-    stand for many; each may take its share of the time, or the limit.  Whether any was decided."""
+    """Whether open neurons get to regimes that they were not seen in, those first whose channel may yet be linear, that bounds
+    put nearest to a proof and that stand for many; each may take its share of the time, or the limit.  Whether any was decided."""
     if work.left() < until:
         return False
     waiting, weight = np.argwhere(work.open(s).reshape(len(s.seen[0]), -1)), s.weight.ravel()
     lo, hi = (b.reshape(len(b), -1) for b in work.classed(s))
     # the share of a neuron's bounds that is in the way of a proof, per neuron of the user's picture that it stands for
     excess = [_excess(s, c, k, float(lo[c, k]), float(hi[c, k])) / weight[k] for c, k in waiting.tolist()]
-    ease = np.argsort(excess, kind="stable")
+    shown = s.unstable_channels[waiting[:, 0]]
+    ease = np.lexsort((excess, shown))
     decided = vain = 0
     for n, (c, k) in enumerate(waiting[ease].tolist()):
         if work.left() < until or vain >= patience:
             break
         if not work.open(s).reshape(len(s.seen[0]), -1)[c, k]:  # a witness turned up since
             continue
-        share = float(weight[k] / weight[waiting[ease[n:], 1]].sum())
+        alike = ease[n:][shown[ease[n:]] == s.unstable_channels[c]]
+        share = float(weight[k] / max(weight[waiting[alike, 1]].sum(), weight[k]))
         seconds = max(PROGRAM * work.left(), (work.left() - until) * share, 0.5) if limit is None else limit
         done = _reach(work, s, c, k, seconds)
         decided, vain = decided + done, 0 if done else vain + 1
@@ -179,7 +182,7 @@ def _reach(work: Work, s: Seen, channel: int, k: int, seconds: float) -> bool:
     decided = True
     for direction, end in _sides(s, channel, k):
         past, tracer = direction * end, Tracer(work.graph, work.bounds)
-        answer = lowest(tracer, s.tensor, channel, s.spots[k], direction, work.on_the_wall(seconds), past, BINARIES)
+        answer = gets_past(tracer, s.tensor, channel, s.spots[k], direction, past, work.on_the_wall(seconds))
         if answer.inputs is not None:
             look(work, answer.inputs)
         bound = np.array([max(answer.bound, past) if answer.settled else answer.bound])
