@@ -7,7 +7,6 @@ are left out of the others.  The ascents are in float32; what closes a branch is
 
 from __future__ import annotations
 
-from importlib import import_module
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -16,38 +15,46 @@ from numpy.typing import NDArray
 
 from decascade.bounds.backward import Tracer
 from decascade.bounds.cuts import cuts_of
-from decascade.bounds.exact import Answer
+from decascade.bounds.exact import Answer, gets_to
 from decascade.bounds.network import Network
-from decascade.bounds.relax import Multipliers, Reals, Relaxation, States, ascend
+from decascade.bounds.program import Multipliers, Reals, States, UnsolvedError, solve
+from decascade.bounds.relax import Relaxation, ascend
 from decascade.bounds.unroll import F64, unroll
 from decascade.errors import CannotInterpret
 
 LARGEST = 1_500_000
 """Entries of the dense blocks of a network that is not too large for many branches at once."""
+SMALL, EARLIER = 160, 0.4
+"""ReLUs and inputs of a network on which a mixed-integer program, too, may come to an end, and the share of the time after
+which it takes over: on few inputs the conditions of a branch soon depend on each other, and ascents are slow to find out."""
 BATCH, WAITING = 128, 2048
 """Branches that are split at once; where no more than these are open, those with the lowest bounds first (a witness would be
 there), else those that are nearest to be closed, so that they do not become too many."""
 CANDIDATES = 5
 """ReLUs whose sides are tried before a branch is split."""
-FIRST, STEPS = 60, 6
-"""Steps of the ascents, of the whole and of a branch."""
-SLOW = 0.4
-"""The first ascent's rates of multipliers; it begins where the linear program has ended."""
-SHARE = 0.3
+STEPS, LONG, OFTEN, DEEP = 12, 60, 6, 30
+"""Steps of an ascent and of a long one, which the whole has, and every so many splits a branch that has had so many: short
+ones no longer keep up with its many conditions."""
+FOR_CUTS = 0.3
 """Of the time, what the linear programs that choose the cuts may take."""
 
 
 class Branches(NamedTuple):
-    """Bounds (B,), states (B, n), multipliers, and the points where the relaxations are lowest."""
+    """Bounds (B,), states (B, n), numbers of splits, multipliers, and the points where the relaxations are
+    lowest."""
 
     bound: F64
     states: States
+    age: NDArray[np.int64]
     multipliers: Multipliers
     z: Reals
     counts: Reals
 
     def at(self, which: Any) -> Branches:
-        return Branches(self.bound[which], self.states[which], self.multipliers.at(which), self.z[which], self.counts[which])
+        return Branches(
+            self.bound[which], self.states[which], self.age[which], self.multipliers.at(which), self.z[which],
+            self.counts[which],
+        )
 
     def and_also(self, more: Branches) -> Branches:
         def joined(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
@@ -55,8 +62,8 @@ class Branches(NamedTuple):
 
         multipliers = Multipliers(*map(joined, self.multipliers, more.multipliers))
         return Branches(
-            joined(self.bound, more.bound), joined(self.states, more.states), multipliers, joined(self.z, more.z),
-            joined(self.counts, more.counts),
+            joined(self.bound, more.bound), joined(self.states, more.states), joined(self.age, more.age), multipliers,
+            joined(self.z, more.z), joined(self.counts, more.counts),
         )
 
 
@@ -72,11 +79,16 @@ def gets_past(
         return Answer(-np.inf)
     if len(found.arguments) * len(found.lower) > LARGEST:
         return Answer(-np.inf)
-    net = Network.of(found)
     if not len(found.relus):  # affine in the inputs
-        bound, lowest = net.constant - float(np.abs(net.cost_x).sum()), net.picture(-np.sign(net.cost_x))
-        return Answer(bound, bound > past, True, None if bound > past else lowest)
-    return Search(net, past, start + seconds).run()
+        ends = np.where(found.cost > 0, found.lower, found.upper)
+        bound = found.constant + float(found.cost @ ends)
+        return Answer(bound, bound > past, True, None if bound > past else found.picture(ends))
+    small = len(found.relus) + len(found.inputs) <= SMALL
+    try:
+        answer = Search(Network.of(found), past, start + (EARLIER if small else 1.0) * seconds).run()
+    except UnsolvedError:
+        answer = Answer(-np.inf)
+    return gets_to(found, past, start + seconds - perf_counter()) if small and not answer.ended else answer
 
 
 class Search:
@@ -84,66 +96,55 @@ class Search:
 
     def __init__(self, net: Network, past: float, deadline: float) -> None:
         self.net, self.past, self.deadline = net, past, deadline
-        cuts = cuts_of(net, SHARE * (deadline - perf_counter()))
-        self.quick, self.sure = (Relaxation.of(net, cuts, kind) for kind in (np.float32, np.float64))
-        self.first = Multipliers(np.full((1, len(net.c)), 0.5), np.zeros((1, len(net.c))), cuts.multipliers[None]).to(np.float32)
+        self.cuts, mu = cuts_of(net, FOR_CUTS * (deadline - perf_counter()))
+        self.quick, self.sure = (Relaxation.of(net, self.cuts, kind) for kind in (np.float32, np.float64))
+        none = np.zeros((1, len(net.c)))
+        self.first = Multipliers(none + 0.5, none, mu[None]).to(np.float32)
         self.seen: F64 | None = None
 
     def run(self) -> Answer:
-        net = self.net
-        states = np.where(net.hi <= 0, -2, np.where(net.lo >= 0, 2, 0)).astype(np.int8)[None]
-        branches = self._opened(np.array([-np.inf]), states, self.first, FIRST, SLOW)
+        branches = self._opened(np.array([-np.inf]), self.net.states()[None], np.array([0]), self.first)
         while len(branches.bound) and self.seen is None:
             if perf_counter() > self.deadline:
                 return Answer(float(branches.bound.min()))
             order = np.argsort(branches.bound if len(branches.bound) <= WAITING else -branches.bound, kind="stable")
             now, rest = branches.at(order[:BATCH]), branches.at(order[BATCH:])
-            whole = ~(now.states == 0).any(axis=1)
-            if any(not self._ends(states) for states in now.states[whole]):
-                break
-            branches = rest.and_also(self._split(now.at(~whole)))
+            free = (now.states == 0).any(axis=1)
+            branches = rest.and_also(self._split(now.at(free)))
+            for states in now.states[~free]:
+                self._end(states)
         if self.seen is not None:
-            return Answer(-np.inf, ended=True, inputs=net.picture(self.seen))
+            return Answer(-np.inf, ended=True, inputs=self.net.picture(self.seen))
         return Answer(self.past, settled=True, ended=True)
 
-    def _opened(self, known: F64, states: States, start: Multipliers, steps: int, slow: float) -> Branches:
-        """Branches as far as an ascent leaves them open; `known` are bounds that hold for them."""
-        best = ascend(self.quick, states, start, self.past, steps, slow)
+    def _end(self, states: States) -> None:
+        """A branch in which nothing is free, where the linear program is exact: its multipliers close it, or its solution is as
+        low as the neuron gets."""
+        found = solve(self.net, self.cuts, states, np.inf)
+        if found is not None and not self._surely_closed(states[None], found.multipliers)[0]:
+            self.seen = found.x
+
+    def _opened(self, known: F64, states: States, age: NDArray[np.int64], start: Multipliers) -> Branches:
+        """Branches as far as ascents leave them open; `known` are bounds that hold for them."""
+        long = (age % OFTEN == 0) & ((age == 0) | (age >= DEEP))
+        if long.all() or not long.any():
+            return self._ascended(known, states, age, start, LONG if long.any() else STEPS)
+        parts = [self._ascended(known[w], states[w], age[w], start.at(w), n) for w, n in ((long, LONG), (~long, STEPS))]
+        return parts[0].and_also(parts[1])
+
+    def _ascended(self, known: F64, states: States, age: NDArray[np.int64], start: Multipliers, steps: int) -> Branches:
+        best = ascend(self.quick, states, start, self.past, steps)
         values = self.net.values(best.x.astype(np.float64))
         if values.min() <= self.past:
             self.seen = best.x[int(values.argmin())].astype(np.float64)
-        bound, at = np.maximum(known, best.bound), best.multipliers
         closed = np.flatnonzero(best.bound > self.past)
-        open_ = np.ones(len(bound), np.bool_)
-        open_[closed] = ~self._surely_closed(states[closed], at.at(closed))
-        bound = np.minimum(bound, self.past)
-        return Branches(bound, states, at, best.z, best.counts).at(open_)
+        left = np.ones(len(states), np.bool_)
+        left[closed] = ~self._surely_closed(states[closed], best.multipliers.at(closed))
+        bound = np.minimum(np.maximum(known, best.bound), self.past)
+        return Branches(bound, states, age, best.multipliers, best.z, best.counts).at(left)
 
     def _surely_closed(self, states: States, at: Multipliers) -> NDArray[np.bool_]:
         return self.sure.bound(states, at.to(np.float64)) > self.past
-
-    def _ends(self, states: States) -> bool:
-        """Whether a branch in which nothing is free is closed: there the neuron and its conditions are affine in the inputs.  The
-        linear program's multipliers close it, or its solution is as low as the neuron gets."""
-        optimize: Any = import_module("scipy.optimize")
-        net, n = self.net, len(states)
-        active, side = states > 0, np.where(np.abs(states) == 1, states, 0).astype(np.float64)
-        to_x, c, e = net.x.copy(), net.c.copy(), net.e.copy()
-        for s in net.layers:
-            onto = net.r[s, : s.start] * active[: s.start]
-            to_x[s] += onto @ to_x[: s.start]
-            c[s] += onto @ c[: s.start]
-            e[s] += np.abs(onto) @ e[: s.start]
-        cost = net.cost_x + (net.cost_r * active) @ to_x
-        found = optimize.linprog(cost, A_ub=-side[:, None] * to_x, b_ub=side * c + np.abs(side) * e, bounds=(-1, 1), method="highs")
-        if found.status != 0:
-            return found.status == 2
-        beta = np.maximum(-np.asarray(found.ineqlin.marginals), 0)
-        at = Multipliers(np.zeros((1, n)), beta[None], np.zeros((1, len(self.sure.most))))
-        if self.sure.bound(states[None], at)[0] > self.past:
-            return True
-        self.seen = np.asarray(found.x, np.float64)
-        return False
 
     def _split(self, branches: Branches) -> Branches:
         """Both sides of one ReLU of each branch, as far as they stay open."""
@@ -154,7 +155,8 @@ class Search:
         states[rows, pick[twice]] = np.tile(np.array([1, -1], np.int8), len(pick))
         if not len(pick):
             return branches
-        return self._opened(branches.bound[twice], states, branches.multipliers.at(twice), STEPS, 1.0)
+        states = self.net.with_implied(states)
+        return self._opened(branches.bound[twice], states, branches.age[twice] + 1, branches.multipliers.at(twice))
 
     def _choose(self, branches: Branches) -> tuple[NDArray[np.int64], States, NDArray[np.bool_]]:
         """Per branch the ReLU to split at, its states with all that was found out, and whether it is open after all."""
@@ -166,7 +168,7 @@ class Search:
         each = np.repeat(np.arange(count), 2 * k)
         sides = states[each]
         sides[np.arange(len(each)), np.repeat(tried.ravel(), 2)] = np.tile(np.array([1, -1], np.int8), count * k)
-        at = branches.multipliers.at(each)
+        sides, at = self.net.with_implied(sides), branches.multipliers.at(each)
         bound = self.quick.bound(sides, at)
         closed = bound > self.past
         closed[closed] = self._surely_closed(sides[closed], at.at(closed))
@@ -179,7 +181,7 @@ class Search:
         pick = np.take_along_axis(tried, worth.argmax(axis=1)[:, None], 1)[:, 0]
         rest = np.where(states == 0, score, -1.0)
         pick = np.where(worth.max(axis=1) >= 0, pick, rest.argmax(axis=1))
-        alive = ~closed.all(axis=2).any(axis=1)
+        alive = np.logical_not(closed.all(axis=2).any(axis=-1))
         return pick[alive], states[alive], alive
 
     def _gaps(self, branches: Branches) -> Reals:

@@ -13,83 +13,39 @@ bound it once more.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from decascade.bounds.network import Network
+from decascade.bounds.program import Cuts, UnsolvedError, solve
 
 F64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-ROUNDS = 2
+ROUNDS = 4
 """Of cuts.  More raise the bound further, but what they gain is less than the multipliers that each of them adds cost."""
 VIOLATED = 1e-4
-"""By what a plane has to be exceeded to become a cut."""
+"""Share of a ReLU's range by which a plane has to be exceeded to become a cut."""
 
 
-@dataclass(frozen=True, eq=False)
-class Cuts:
-    """Rows to_r·r + to_x·x ≤ most that hold for every input, and the multipliers with which they bound the neuron best."""
-
-    to_x: F64
-    to_r: F64
-    most: F64
-    multipliers: F64
-
-    @staticmethod
-    def none(net: Network) -> Cuts:
-        m, n = len(net.cost_x), len(net.c)
-        return Cuts(np.zeros((0, m)), np.zeros((0, n)), np.zeros(0), np.zeros(0))
-
-
-def cuts_of(net: Network, seconds: float) -> Cuts:
-    """Cuts where the linear program around the network, ReLUs between themselves and their chords, has its lowest point; those
-    that support it there are kept, and it is solved again."""
-    found, free = Cuts.none(net), np.flatnonzero((net.lo < 0) & (net.hi > 0))
-    for _ in range(ROUNDS):
-        solved = _relaxation(net, found, seconds / (ROUNDS + 1))
-        if solved is None:
-            return found
-        x, r, multipliers = solved
-        found = _with(found, multipliers, _planes(net, free, x, r))
-    solved = _relaxation(net, found, seconds / (ROUNDS + 1))
-    return found if solved is None else _with(found, solved[2], None)
-
-
-def _with(found: Cuts, multipliers: F64, more: tuple[F64, F64, F64] | None) -> Cuts:
-    """The cuts that have a multiplier, and others, which have none yet."""
-    kept = multipliers > 0
-    old = found.to_x[kept], found.to_r[kept], found.most[kept], multipliers[kept]
-    if more is None:
-        return Cuts(*old)
-    return Cuts(*(np.concatenate(pair) for pair in zip(old, (*more, np.zeros(len(more[2]))), strict=True)))
-
-
-def _relaxation(net: Network, cuts: Cuts, seconds: float) -> tuple[F64, F64, F64] | None:
-    """x and r where the program is lowest, and the multipliers of the cuts; None if the time is up."""
-    optimize: Any = import_module("scipy.optimize")
-    sparse: Any = import_module("scipy.sparse")
-    m, n = len(net.cost_x), len(net.c)
-    low, high = np.minimum(net.lo, 0), np.maximum(net.hi, 0)
-    steep = high / np.maximum(high - low, 1e-300)
-    eye = np.eye(n)
-    # columns x, z, r; rows z − r ≤ 0, r − steep·z ≤ −steep·low, the cuts; z − X·x − R·r = c
-    under = [np.hstack([np.zeros((n, m)), eye, -eye]), np.hstack([np.zeros((n, m)), -np.diag(steep), eye])]
-    under.append(np.hstack([cuts.to_x, np.zeros((len(cuts.most), n)), cuts.to_r]))
-    answer = optimize.linprog(
-        np.concatenate([net.cost_x, np.zeros(n), net.cost_r]), A_ub=sparse.csr_array(np.vstack(under)),
-        b_ub=np.concatenate([np.zeros(n), -steep * low, cuts.most]),
-        A_eq=sparse.csr_array(np.hstack([-net.x, eye, -net.r])), b_eq=net.c,
-        bounds=np.concatenate([np.repeat([[-1.0, 1.0]], m, axis=0), np.stack([net.lo - net.e, net.hi + net.e], 1),
-                               np.stack([np.zeros(n), high + net.e], 1)]),
-        method="highs", options={"time_limit": max(seconds, 0.05)},
-    )
-    if answer.status != 0:
-        return None
-    return answer.x[:m], answer.x[m + n :], np.maximum(-np.asarray(answer.ineqlin.marginals)[2 * n :], 0)
+def cuts_of(net: Network, seconds: float) -> tuple[Cuts, F64]:
+    """Cuts where the linear program has its lowest point; those that support it there are kept, and it is solved again.  And
+    their multipliers, zero where there was no time to find out."""
+    found, mu, free = Cuts.none(net), np.zeros(0), np.flatnonzero((net.lo < 0) & (net.hi > 0))
+    for last in (*[False] * ROUNDS, True):
+        try:
+            solved = solve(net, found, net.states(), seconds / (ROUNDS + 1))
+        except UnsolvedError:
+            break
+        if solved is None:  # but for tolerances there is always an input
+            break
+        mu = np.asarray(solved.multipliers.mu[0], np.float64)
+        kept = mu > 0
+        found, mu = Cuts(found.to_x[kept], found.to_r[kept], found.most[kept]), mu[kept]
+        if not last:
+            more = _planes(net, free, solved.x, solved.r)
+            found = Cuts(*(np.concatenate(pair) for pair in zip((found.to_x, found.to_r, found.most), more, strict=True)))
+            mu = np.concatenate([mu, np.zeros(len(more[2]))])
+    return found, mu
 
 
 def _planes(net: Network, free: NDArray[np.int64], x: F64, r: F64) -> tuple[F64, F64, F64]:
@@ -102,7 +58,7 @@ def _planes(net: Network, free: NDArray[np.int64], x: F64, r: F64) -> tuple[F64,
     a, k, there = lowest_planes(both, shift, point, low, high)
     a[count:] += w
     k[count:] += c + e
-    there &= np.tile(r[free], 2) - a @ point - k > VIOLATED
+    there &= np.tile(r[free], 2) - a @ point - k > VIOLATED * np.tile(net.hi[free], 2)
     to_r = -a[:, m:]
     to_r[np.arange(2 * count), np.tile(free, 2)] += 1
     return -a[there, :m], to_r[there], k[there]
@@ -117,9 +73,9 @@ def lowest_planes(w: F64, b: F64, v: F64, low: F64, high: F64) -> tuple[F64, F64
     order = np.argsort(where, axis=1)
     whole = b + (w * last).sum(axis=1)
     rest = whole[:, None] - np.cumsum(np.take_along_axis(w * span, order, 1), axis=1)  # ℓ(I), I growing
-    h = (rest < 0).argmax(axis=1)[:, None]
+    h: NDArray[np.int64] = np.argmax(rest < 0, axis=1)[:, None]
     there = (rest < 0).any(axis=1) & (whole > 0)
-    before = np.where(h > 0, np.take_along_axis(rest, np.maximum(h - 1, 0), 1), whole[:, None])
+    before = np.take_along_axis(np.concatenate([whole[:, None], rest], axis=1), h, 1)
     a = np.zeros_like(w)
     np.put_along_axis(a, order, np.where(np.arange(w.shape[1]) < h, np.take_along_axis(w, order, 1), 0.0), 1)
     at = np.take_along_axis(order, h, 1)

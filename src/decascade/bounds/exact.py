@@ -48,6 +48,11 @@ def lowest(
     return _solved(found, _exact(found, binaries), seconds)
 
 
+def gets_to(found: Unrolled, past: float, seconds: float) -> Answer:
+    """Whether an unrolled neuron gets to `past` or below: settled if it does not, else an input if there was time for one."""
+    return _solved(found, _exact(found, len(found.relus)), seconds, past)
+
+
 def _exact(found: Unrolled, most: int) -> NDArray[np.bool_]:
     """The ReLUs that are not stable, those of the last layers first and there those whose chord is farthest off."""
     lo, hi = (b[found.arguments][found.source] - found.threshold for b in (found.lower, found.upper))
@@ -59,10 +64,31 @@ def _exact(found: Unrolled, most: int) -> NDArray[np.bool_]:
     return chosen & unstable
 
 
-def _solved(found: Unrolled, exact: NDArray[np.bool_], seconds: float) -> Answer:
-    """Columns: those unrolled, and a binary d per exact ReLU.  Rows: z = Σ ± error; r ≥ z − t; where it is exact
-    r ≤ z − t − lo·(1 − d) and r ≤ hi·d, elsewhere the chord r ≤ (z − t − lo)·hi/(hi − lo)."""
+def _solved(found: Unrolled, exact: NDArray[np.bool_], seconds: float, past: float = np.inf) -> Answer:
     optimize: Any = import_module("scipy.optimize")
+    count = int(exact.sum())
+    rows, least, most = _rows(found, exact)
+    cost = np.concatenate([found.cost, np.zeros(count)])
+    if past < np.inf:
+        sparse: Any = import_module("scipy.sparse")
+        rows = sparse.vstack([rows, cost[None]])
+        least, most = np.append(least, -np.inf), np.append(most, past - found.constant)
+    answer = optimize.milp(
+        cost, integrality=np.arange(len(cost)) >= len(found.lower),
+        bounds=optimize.Bounds(np.concatenate([found.lower, np.zeros(count)]), np.concatenate([found.upper, np.ones(count)])),
+        constraints=optimize.LinearConstraint(rows, least, most), options={"time_limit": max(seconds, 0.05)},
+    )
+    if answer.status == 2 and past < np.inf:
+        return Answer(past, settled=True, ended=True)
+    dual = answer.mip_dual_bound if count else answer.fun if answer.status == 0 else None
+    bound = -np.inf if dual is None or not np.isfinite(dual) else float(dual) + found.constant
+    inputs = None if answer.x is None else found.picture(answer.x)
+    return Answer(bound, past < np.inf and bound > past, answer.status == 0, inputs)
+
+
+def _rows(found: Unrolled, exact: NDArray[np.bool_]) -> tuple[Any, F64, F64]:
+    """Over columns: those unrolled, and a binary d per exact ReLU.  Rows: z = Σ ± error; r ≥ z − t; where it is exact
+    r ≤ z − t − lo·(1 − d) and r ≤ hi·d, elsewhere the chord r ≤ (z − t − lo)·hi/(hi − lo)."""
     sparse: Any = import_module("scipy.sparse")
     width, count, k, n = len(found.lower), int(exact.sum()), len(found.arguments), len(found.relus)
     t, source = found.threshold, found.source
@@ -90,13 +116,4 @@ def _solved(found: Unrolled, exact: NDArray[np.bool_], seconds: float) -> Answer
         rows.append(picked(r[some], np.ones(count), binary, count) - picked(d[some], high[some], binary, count))
         least.append(np.full(count, -np.inf))
         most.append(np.zeros(count))
-    answer = optimize.milp(
-        np.concatenate([found.cost, np.zeros(count)]), integrality=np.arange(width + count) >= width,
-        bounds=optimize.Bounds(np.concatenate([found.lower, np.zeros(count)]), np.concatenate([found.upper, np.ones(count)])),
-        constraints=optimize.LinearConstraint(sparse.vstack(rows), np.concatenate(least), np.concatenate(most)),
-        options={"time_limit": max(seconds, 0.05)},
-    )
-    dual = answer.mip_dual_bound if count else answer.fun if answer.status == 0 else None
-    bound = -np.inf if dual is None or not np.isfinite(dual) else float(dual) + found.constant
-    inputs = None if answer.x is None else found.picture(answer.x)
-    return Answer(bound, ended=answer.status == 0, inputs=inputs)
+    return sparse.vstack(rows), np.concatenate(least), np.concatenate(most)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from decascade.bounds.unroll import F64, Unrolled
 
@@ -14,7 +15,8 @@ class Network:
     """An unrolled neuron as dense blocks, its inputs from −1 to 1: the arguments of its ReLUs are
     z = X·x + R·r + c ± e, (n,), with lo ≤ z ≤ hi; the neuron is cost_x·x + cost_r·r + constant.
 
-    ReLUs are sorted by layers, and R is below the diagonal of their blocks.  `order`: which of the unrolled ReLUs they are.
+    ReLUs are sorted by layers, and R is below the diagonal of their blocks.  `implied` (n, n): where one is active so is the
+    other, as both have one argument, and the other the lower threshold.
     """
 
     layers: tuple[slice, ...]
@@ -27,6 +29,7 @@ class Network:
     cost_x: F64
     cost_r: F64
     constant: float
+    implied: NDArray[np.bool_]
     found: Unrolled
 
     @staticmethod
@@ -54,11 +57,23 @@ class Network:
         _, starts = np.unique(found.layer[source], return_index=True)
         ends = [*starts[1:].tolist(), len(order)]
         low, high = (b[found.arguments][source] - t for b in (found.lower, found.upper))
+        implied = (source[:, None] == source) & (t[:, None] > t)
         return Network(
             tuple(slice(a, b) for a, b in zip(starts.tolist(), ends, strict=True)), (to_x * half)[source],
             to_r[np.ix_(source, order)], (c + to_x @ middle)[source] - t, e[source], low, high, cost_x * half, cost_r[order],
-            constant, found,
+            constant, implied, found,
         )
+
+    def states(self) -> NDArray[np.int8]:
+        """±2 for a ReLU that is active or inactive on all inputs, 0 for the others."""
+        return np.where(self.hi <= 0, -2, np.where(self.lo >= 0, 2, 0)).astype(np.int8)
+
+    def with_implied(self, states: NDArray[np.int8]) -> NDArray[np.int8]:
+        """States (B, n), with what follows for ReLUs of the same argument."""
+        if not self.implied.any():
+            return states
+        active, inactive = (states > 0) @ self.implied, (states < 0) @ self.implied.T
+        return np.where(states == 0, active.astype(np.int8) - inactive.astype(np.int8), states)
 
     def values(self, x: F64) -> F64:
         """The neuron itself at inputs (B, m) from −1 to 1, without any error."""

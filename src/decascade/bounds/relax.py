@@ -17,31 +17,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.bounds.cuts import Cuts
 from decascade.bounds.network import Network
+from decascade.bounds.program import Cuts, Multipliers, Reals, States
 from decascade.bounds.unroll import F64
 
-Reals = NDArray[np.floating[Any]]
-States = NDArray[np.int8]
-"""Of ReLUs: 0 free, ±1 assumed active or inactive, ±2 so on all inputs."""
-BETA, SQUARES, FADING = 0.9, 0.99, 0.85
-"""Adam's memory of gradients and of squares, and what is left of a rate after every step."""
-RATE_ALPHA, RATE_BETA, RATE_MU = 0.2, 0.5, 0.12
+BETA, SQUARES, LAST = 0.9, 0.99, 0.15
+"""Adam's memory of gradients and of squares, and what is left of a rate at the last step."""
+SHORT = 12
+"""Steps of an ascent at the usual rates; longer ones have smaller rates of β and μ, by the square root of their length."""
+RATE_ALPHA, RATE_BETA, RATE_MU = 0.2, 0.25, 0.5
 """Of the first step; β and μ are in units of the mean weight that the neuron gives to a ReLU."""
-
-
-class Multipliers(NamedTuple):
-    """α and β per ReLU (B, n), μ per cut (B, k)."""
-
-    alpha: Reals
-    beta: Reals
-    mu: Reals
-
-    def at(self, which: Any) -> Multipliers:
-        return Multipliers(*(a[which] for a in self))
-
-    def to(self, kind: type[np.floating[Any]]) -> Multipliers:
-        return Multipliers(*(a.astype(kind) for a in self))
 
 
 class Dual(NamedTuple):
@@ -134,10 +119,11 @@ class Best(NamedTuple):
     counts: Reals
 
 
-def ascend(relaxation: Relaxation, states: States, start: Multipliers, past: float, steps: int, slow: float = 1.0) -> Best:
-    """Some steps of Adam; bounds that are above `past` go no further.  `slow`: a share of the usual rates of β and μ."""
-    unit = slow * float(np.abs(relaxation.cost_r).sum()) / max(int(np.count_nonzero(relaxation.cost_r)), 1)
-    live, climb = np.arange(len(states)), _Climb.of(start, (RATE_ALPHA, RATE_BETA * unit, RATE_MU * unit))
+def ascend(relaxation: Relaxation, states: States, start: Multipliers, past: float, steps: int) -> Best:
+    """Some steps of Adam; bounds that are above `past` go no further."""
+    weights = np.abs(relaxation.cost_r)
+    unit = min(SHORT / steps, 1) ** 0.5 * float(weights.sum()) / max(int(np.count_nonzero(weights)), 1)
+    live, climb = np.arange(len(states)), _Climb.of(start, (RATE_ALPHA, RATE_BETA * unit, RATE_MU * unit), LAST ** (1 / steps))
     best = _nothing(relaxation, start)
     for step in range(steps):
         here = states[live]
@@ -172,15 +158,16 @@ class _Climb:
     mean: Multipliers
     square: Multipliers
     rates: tuple[float, float, float]
+    fading: float
     steps: int = 0
 
     @staticmethod
-    def of(start: Multipliers, rates: tuple[float, float, float]) -> _Climb:
+    def of(start: Multipliers, rates: tuple[float, float, float], fading: float) -> _Climb:
         zero = [Multipliers(*(np.zeros_like(a) for a in start)) for _ in range(2)]
-        return _Climb(Multipliers(*(a.copy() for a in start)), zero[0], zero[1], rates)
+        return _Climb(Multipliers(*(a.copy() for a in start)), zero[0], zero[1], rates, fading)
 
     def only(self, which: NDArray[np.bool_]) -> _Climb:
-        return _Climb(self.at.at(which), self.mean.at(which), self.square.at(which), self.rates, self.steps)
+        return _Climb(self.at.at(which), self.mean.at(which), self.square.at(which), self.rates, self.fading, self.steps)
 
     def step(self, gradients: tuple[Reals, Reals, Reals]) -> None:
         self.steps += 1
@@ -191,6 +178,6 @@ class _Climb:
             m += kind(1 - BETA) * g
             s *= kind(SQUARES)
             s += kind(1 - SQUARES) * g * g
-            p += kind(rate * FADING ** (self.steps - 1) * short) * m / (np.sqrt(s * kind(long)) + kind(1e-8))
+            p += kind(rate * self.fading ** (self.steps - 1) * short) * m / (np.sqrt(s * kind(long)) + kind(1e-8))
             np.maximum(p, 0, out=p)
         np.minimum(self.at.alpha, 1, out=self.at.alpha)

@@ -136,7 +136,8 @@ def _range(work: Work, s: Seen, channel: int, k: int, seconds: float) -> bool:
 
 def _decide(work: Work, s: Seen, until: float, patience: float = FUTILE, limit: float | None = None) -> bool:
     """Whether open neurons get to regimes that they were not seen in, those first whose channel may yet be linear, that bounds
-    put nearest to a proof and that stand for many; each may take its share of the time, or the limit.  Whether any was decided."""
+    put nearest to a proof and that stand for many; each may take its share of the time, or the limit.  Whether any was
+    decided."""
     if work.left() < until:
         return False
     waiting, weight = np.argwhere(work.open(s).reshape(len(s.seen[0]), -1)), s.weight.ravel()
