@@ -21,7 +21,7 @@ from decascade.bounds.program import Cuts, UnsolvedError, solve
 
 F64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-ROUNDS = 4
+ROUNDS = 2
 """Of cuts.  More raise the bound further, but what they gain is less than the multipliers that each of them adds cost."""
 VIOLATED = 1e-4
 """Share of a ReLU's range by which a plane has to be exceeded to become a cut."""
@@ -73,11 +73,12 @@ def lowest_planes(w: F64, b: F64, v: F64, low: F64, high: F64) -> tuple[F64, F64
     order = np.argsort(where, axis=1)
     whole = b + (w * last).sum(axis=1)
     rest = whole[:, None] - np.cumsum(np.take_along_axis(w * span, order, 1), axis=1)  # ℓ(I), I growing
-    h: NDArray[np.int64] = np.argmax(rest < 0, axis=1)[:, None]
+    h = np.asarray(np.argmax(rest < 0, axis=1), np.int64)[:, None]
     there = (rest < 0).any(axis=1) & (whole > 0)
     before = np.take_along_axis(np.concatenate([whole[:, None], rest], axis=1), h, 1)
+    inside: Bools = np.less(np.arange(w.shape[1]), h)
     a = np.zeros_like(w)
-    np.put_along_axis(a, order, np.where(np.arange(w.shape[1]) < h, np.take_along_axis(w, order, 1), 0.0), 1)
+    np.put_along_axis(a, order, np.where(inside, np.take_along_axis(w, order, 1), 0.0), 1)
     at = np.take_along_axis(order, h, 1)
     size = np.take_along_axis(span, at, 1)
     np.put_along_axis(a, at, before / np.where(size == 0, 1, size), 1)

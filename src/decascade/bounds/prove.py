@@ -123,7 +123,7 @@ def witnesses(work: Work) -> None:
 
 def proofs(work: Work) -> None:
     """The other lane: linear bounds, then programs, until several rounds decide nothing."""
-    linear(work, 0.5 * work.left())
+    linear(work, 0.8 * work.left())
     vain = 0
     while vain < MOST_VAIN and work.left() > 0 and work.undecided():
         vain = 0 if programs(work, 0.0) else vain + 1
