@@ -13,6 +13,8 @@ bound it once more.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -73,10 +75,10 @@ def lowest_planes(w: F64, b: F64, v: F64, low: F64, high: F64) -> tuple[F64, F64
     order = np.argsort(where, axis=1)
     whole = b + (w * last).sum(axis=1)
     rest = whole[:, None] - np.cumsum(np.take_along_axis(w * span, order, 1), axis=1)  # ℓ(I), I growing
-    h = np.asarray(np.argmax(rest < 0, axis=1), np.int64)[:, None]
+    h: Any = np.argmax(rest < 0, axis=1)[:, None]
     there = (rest < 0).any(axis=1) & (whole > 0)
     before = np.take_along_axis(np.concatenate([whole[:, None], rest], axis=1), h, 1)
-    inside: Bools = np.less(np.arange(w.shape[1]), h)
+    inside = cast(Bools, np.arange(w.shape[1]) < h)
     a = np.zeros_like(w)
     np.put_along_axis(a, order, np.where(inside, np.take_along_axis(w, order, 1), 0.0), 1)
     at = np.take_along_axis(order, h, 1)

@@ -21,6 +21,8 @@ PROGRAM, RANGE = 0.04, 0.01
 """Of the time that is left, what one program may take that is to decide a neuron, or to give its range."""
 LAYER = 0.15
 """Of the time, what the ranges of one layer may take."""
+WANTED = 0.5
+"""Of the time, what one neuron may take whose channel may yet be linear."""
 BINARIES = 300
 """Neurons that are exact in a program."""
 FUTILE = 8
@@ -39,10 +41,10 @@ def linear(work: Work, until: float) -> None:
         if work.left() < until or vain >= HOPELESS or not any(work.open(w).any() for w in order[i:]):
             return
         work.progress("bounding activations", i / len(order))
-        before = work.count_open(s)
+        before = int((work.proven(s) >= 0).sum())  # witnesses may turn up beside: they are not what bounds decide
         if linear_layer(work, s, until, whole=WHOLE * work.left()):
             work.settle()
-        vain = vain + 1 if 0 < work.count_open(s) == before else 0
+        vain = vain + 1 if work.open(s).any() and int((work.proven(s) >= 0).sum()) == before else 0
 
 
 def linear_layer(work: Work, s: Seen, until: float, whole: float) -> bool:
@@ -86,6 +88,8 @@ def programs(work: Work, until: float) -> bool:
         for w in ahead:
             if linear_layer(work, w, until, whole=0.0):
                 work.settle()
+        if _decide(work, order[i + 1], until, strangers=True):
+            work.settle()
     for s in order:
         if _decide(work, s, until):
             work.settle()
@@ -134,26 +138,28 @@ def _range(work: Work, s: Seen, channel: int, k: int, seconds: float) -> bool:
     return ended or bool(min(-high.bound, hi) - max(low.bound, lo) <= 0.95 * (hi - lo))
 
 
-def _decide(work: Work, s: Seen, until: float, patience: float = FUTILE, limit: float | None = None) -> bool:
-    """Whether open neurons get to regimes that they were not seen in, those first whose channel may yet be linear, that bounds
-    put nearest to a proof and that stand for many; each may take its share of the time, or the limit.  Whether any was
-    decided."""
+def _decide(work: Work, s: Seen, until: float, patience: float = FUTILE, limit: float | None = None,
+            strangers: bool = False) -> bool:
+    """Whether open neurons get to regimes that they were not seen in.  First those whose channel may yet be linear, which takes
+    a proof of every one, those that bounds put nearest to it before others; then those that are near and stand for many, for
+    their share of the time; or each for the limit.  `strangers`: the first alone.  Whether any was decided."""
     if work.left() < until:
         return False
     waiting, weight = np.argwhere(work.open(s).reshape(len(s.seen[0]), -1)), s.weight.ravel()
+    if strangers:
+        waiting = waiting[~s.unstable_channels[waiting[:, 0]]]
     lo, hi = (b.reshape(len(b), -1) for b in work.classed(s))
-    # the share of a neuron's bounds that is in the way of a proof, per neuron of the user's picture that it stands for
-    excess = [_excess(s, c, k, float(lo[c, k]), float(hi[c, k])) / weight[k] for c, k in waiting.tolist()]
+    # the share of a neuron's bounds that is in the way of a proof
+    excess = np.array([_excess(s, c, k, float(lo[c, k]), float(hi[c, k])) for c, k in waiting.tolist()])
     shown = s.unstable_channels[waiting[:, 0]]
-    ease = np.lexsort((excess, shown))
+    ease = np.lexsort((np.where(shown, excess / weight[waiting[:, 1]], excess), shown))
     decided = vain = 0
     for n, (c, k) in enumerate(waiting[ease].tolist()):
         if work.left() < until or vain >= patience:
             break
         if not work.open(s).reshape(len(s.seen[0]), -1)[c, k]:  # a witness turned up since
             continue
-        alike = ease[n:][shown[ease[n:]] == s.unstable_channels[c]]
-        share = float(weight[k] / max(weight[waiting[alike, 1]].sum(), weight[k]))
+        share = float(weight[k] / weight[waiting[ease[n:], 1]].sum()) if s.unstable_channels[c] else WANTED
         seconds = max(PROGRAM * work.left(), (work.left() - until) * share, 0.5) if limit is None else limit
         done = _reach(work, s, c, k, seconds)
         decided, vain = decided + done, 0 if done else vain + 1
