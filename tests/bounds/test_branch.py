@@ -3,6 +3,7 @@ answers are those of the mixed-integer program."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -254,6 +255,27 @@ def test_float32_alone_closes_nothing(monkeypatch):
     program = lowest(tracer, last, 1, (2, 1), -1, 60.0, 10**6)
     monkeypatch.setattr(Search, "_surely_closed", lambda self, states, at: np.zeros(len(states), np.bool_))
     assert not gets_past(tracer, last, 1, (2, 1), -1, program.bound - 0.05, 5.0).settled
+
+
+@pytest.mark.parametrize("part", ["drop", "c", "most"])
+def test_a_broken_relaxation_is_caught(monkeypatch, part):
+    """A chord, a bias or a cut that is off, and what gets past a value is called settled."""
+    right = Relaxation.of
+
+    def wrong(net, found, kind):
+        made = right(net, found, kind)
+        off = {"drop": 0 * made.drop, "c": made.c - 0.1 * np.abs(made.c).max(), "most": made.most - 1}
+        return replace(made, **{part: off[part]})
+
+    monkeypatch.setattr(Relaxation, "of", staticmethod(wrong))
+    monkeypatch.setattr(branch, "SMALL", 10)
+    caught = False
+    for seed in range(3):
+        _, last, tracer, _ = small(seed)
+        program = lowest(tracer, last, 1, (2, 1), -1, 60.0, 10**6)
+        scale = max(abs(tracer.bounds[last].lo[1, 2, 1]), abs(tracer.bounds[last].hi[1, 2, 1]))
+        caught |= gets_past(tracer, last, 1, (2, 1), -1, program.bound + 1e-4 * scale, 8.0).settled
+    assert caught
 
 
 def test_exact_relus_are_the_nearest_to_the_neuron():

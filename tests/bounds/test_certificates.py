@@ -9,7 +9,7 @@ import pytest
 
 from bounds.nets import chain, conv, random_net
 from bounds.sampling import ascents, corners, in_numpy, outside, pictures, proved, uniform
-from decascade.bounds import exact, interval, regimes
+from decascade.bounds import interval, regimes, unroll
 from decascade.ir.ops import Activation
 
 RELU = Activation("relu")
@@ -73,7 +73,7 @@ def broken_intervals(monkeypatch):
 
 def broken_programs(monkeypatch):
     """Programs whose answers are a tenth of the neuron's size too narrow."""
-    monkeypatch.setattr(exact, "GUARD", -0.1)
+    monkeypatch.setattr(unroll, "GUARD", -0.1)
 
 
 @pytest.mark.parametrize("broken", [broken_lines, broken_intervals, broken_programs])

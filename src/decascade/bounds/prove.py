@@ -106,6 +106,7 @@ def decide(work: Work, seconds: float, data: Mapping[str, NDArray[Any]] | None) 
     chase(work, 0.6 * work.left(), ROUNDS)
     vain = 0 if programs(work, 0.4 * work.left()) else 1
     while vain < MOST_VAIN and work.left() > 0 and work.undecided():
+        strangers(work, 0.8 * work.left())
         found = chase(work, 0.5 * work.left(), ROUNDS)
         vain = 0 if programs(work, 0.0) or found else vain + 1
 
