@@ -7,24 +7,26 @@ are left out of the others.  The ascents are in float32; what closes a branch is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from decascade.bounds.aside import here
 from decascade.bounds.backward import Tracer
 from decascade.bounds.cuts import cuts_of
 from decascade.bounds.exact import Answer, gets_to
 from decascade.bounds.network import Network
 from decascade.bounds.program import Multipliers, Reals, States, UnsolvedError, solve
 from decascade.bounds.relax import Relaxation, ascend
-from decascade.bounds.unroll import F64, unroll
+from decascade.bounds.unroll import F64, Unrolled, unroll
 from decascade.errors import CannotInterpret
 
 LARGEST = 1_500_000
 """Entries of the dense blocks of a network that is not too large for many branches at once."""
-SMALL, EARLIER = 160, 0.4
+SMALL, EARLIER = 160, 0.3
 """ReLUs and inputs of a network on which a mixed-integer program, too, may come to an end, and the share of the time after
 which it takes over: on few inputs the conditions of a branch soon depend on each other, and ascents are slow to find out."""
 BATCH, WAITING = 128, 2048
@@ -68,10 +70,11 @@ class Branches(NamedTuple):
 
 
 def gets_past(
-    tracer: Tracer, tensor: str, channel: int, position: tuple[int, ...], direction: int, past: float, seconds: float
+    tracer: Tracer, tensor: str, channel: int, position: tuple[int, ...], direction: int, past: float, seconds: float,
+    run: Callable[..., Answer] = here,
 ) -> Answer:
     """Whether direction · neuron gets to `past` or below anywhere in the box: settled if it does not, and else an input where
-    it does, if there was time to find one."""
+    it does, if there was time to find one.  `run`: here, or `Aside.ask`."""
     start = perf_counter()
     try:
         found = unroll(tracer, tensor, channel, position, direction)
@@ -79,6 +82,12 @@ def gets_past(
         return Answer(-np.inf)
     if len(found.arguments) * len(found.lower) > LARGEST:
         return Answer(-np.inf)
+    return run(search, found, past, seconds - (perf_counter() - start))
+
+
+def search(found: Unrolled, past: float, seconds: float) -> Answer:
+    """`gets_past` of an unrolled neuron."""
+    start = perf_counter()
     if not len(found.relus):  # affine in the inputs
         ends = np.where(found.cost > 0, found.lower, found.upper)
         bound = found.constant + float(found.cost @ ends)

@@ -77,12 +77,15 @@ def chase(work: Work, until: float, rounds: range) -> int:
 
 
 def strangers(work: Work, until: float) -> None:
-    """A neuron of each channel that has no witness yet, from several pictures."""
-    for name, s in work.seen.items():
+    """A neuron of each channel that has no witness yet, from several pictures; first in the layers where that was done least
+    often, as the time may be up before the last."""
+    for name, s in sorted(work.seen.items(), key=lambda item: work.rounds.get(item[0], 0)):
         queue = list({(t.channel, t.direction): t for t in seeds(work, s) if not s.unstable_channels[t.channel]}.values())
         if queue and work.left() > until:
             work.progress(f"looking for witnesses of {name}", 0.0)
             Chase.of(work, s, queue, 1, STARTS, heirs=False).go(LONG, until)
+            if work.left() > until:
+                work.rounds[name] = work.rounds.get(name, 0) + 1
 
 
 def _per_channel(work: Work, s: Seen) -> NDArray[np.int64]:

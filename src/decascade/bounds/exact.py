@@ -7,7 +7,7 @@ what `unroll` lowers the neuron for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from decascade.bounds.aside import here
 from decascade.bounds.backward import Tracer
 from decascade.bounds.unroll import F64, Unrolled, unroll
 from decascade.errors import CannotInterpret
@@ -33,11 +34,13 @@ class Answer:
 
 
 def lowest(
-    tracer: Tracer, tensor: str, channel: int, position: tuple[int, ...], direction: int, seconds: float, binaries: int = 600
+    tracer: Tracer, tensor: str, channel: int, position: tuple[int, ...], direction: int, seconds: float, binaries: int = 600,
+    run: Callable[..., Answer] = here,
 ) -> Answer:
     """The lowest value of direction · neuron over the box, or a bound on it.
 
     `binaries`: how many ReLUs, the nearest to the neuron first, are exact; the rest are between a ReLU and its chord.
+    `run`: here, or `Aside.ask`.
     """
     try:
         found = unroll(tracer, tensor, channel, position, direction)
@@ -45,7 +48,7 @@ def lowest(
         return Answer(-np.inf)
     if not len(found.lower):  # a constant neuron: it depends on no input
         return Answer(found.constant, ended=True)
-    return _solved(found, _exact(found, binaries), seconds)
+    return run(_solved, found, _exact(found, binaries), seconds)
 
 
 def gets_to(found: Unrolled, past: float, seconds: float) -> Answer:

@@ -21,17 +21,18 @@ PROGRAM, RANGE = 0.04, 0.01
 """Of the time that is left, what one program may take that is to decide a neuron, or to give its range."""
 LAYER = 0.15
 """Of the time, what the ranges of one layer may take."""
-WANTED = 0.5
-"""Of the time, what one neuron may take whose channel may yet be linear."""
+WANTED, PROMISING = 0.5, 0.8
+"""Of the time, what one neuron may take whose channel may yet be linear, and one where others of the channel were proved."""
 BINARIES = 300
 """Neurons that are exact in a program."""
 FUTILE = 8
 """After so many neurons in a row without a result the rest of a layer is left as it is."""
 HOPELESS = 3
 """After so many layers in a row of which bounds decide nothing, later ones, whose bounds are looser still, are left alone."""
-EARLY, EARLY_SHARE, FIRST = 2, 0.8, 0.5
+EARLY, EARLY_SHARE, FIRST, LATER = 2, 0.8, 0.5, 24
 """Layers whose neurons are small enough for programs to decide them all; they come first, and may take so much of the time.
-Each of their neurons is given so many seconds, and eight times as many when its turn comes again."""
+Each of their neurons is given so many seconds, and so many times more when its turn comes again: of those that half a second
+does not decide, most take several."""
 
 
 def linear(work: Work, until: float) -> None:
@@ -103,7 +104,7 @@ def _in_turns(work: Work, layers: Sequence[Seen], until: float) -> None:
         for s in layers:
             if _decide(work, s, until, inf, seconds):
                 work.settle()
-        seconds *= 8
+        seconds *= LATER
 
 
 def _affine(work: Work, s: Seen) -> bool:
@@ -129,7 +130,8 @@ def _range(work: Work, s: Seen, channel: int, k: int, seconds: float) -> bool:
     """Both bounds of one neuron by a program.  Whether it came to an end, or made them narrower by a twentieth."""
     lo, hi = (b.reshape(len(b), -1)[channel, k] for b in work.classed(s))
     tracer = Tracer(work.graph, work.bounds)
-    low, high = (lowest(tracer, s.tensor, channel, s.spots[k], d, work.on_the_wall(seconds), BINARIES) for d in (1, -1))
+    limit = work.on_the_wall(seconds)
+    low, high = (lowest(tracer, s.tensor, channel, s.spots[k], d, limit, BINARIES, work.run) for d in (1, -1))
     for answer in (low, high):
         if answer.inputs is not None:
             look(work, answer.inputs)
@@ -153,16 +155,21 @@ def _decide(work: Work, s: Seen, until: float, patience: float = FUTILE, limit: 
     excess = np.array([_excess(s, c, k, float(lo[c, k]), float(hi[c, k])) for c, k in waiting.tolist()])
     shown = s.unstable_channels[waiting[:, 0]]
     ease = np.lexsort((np.where(shown, excess / weight[waiting[:, 1]], excess), shown))
-    decided = vain = 0
+    decided, vain, promising = 0, 0, set[int]()
     for n, (c, k) in enumerate(waiting[ease].tolist()):
         if work.left() < until or vain >= patience:
             break
         if not work.open(s).reshape(len(s.seen[0]), -1)[c, k]:  # a witness turned up since
             continue
-        share = float(weight[k] / weight[waiting[ease[n:], 1]].sum()) if s.unstable_channels[c] else WANTED
+        share = float(weight[k] / weight[waiting[ease[n:], 1]].sum())
+        if not s.unstable_channels[c]:
+            share = PROMISING if c in promising else WANTED
         seconds = max(PROGRAM * work.left(), (work.left() - until) * share, 0.5) if limit is None else limit
-        done = _reach(work, s, c, k, seconds)
-        decided, vain = decided + done, 0 if done else vain + 1
+        if _reach(work, s, c, k, seconds):
+            decided, vain = decided + 1, 0
+            promising.add(c)
+        else:
+            vain += 1
     return decided > 0
 
 
@@ -189,7 +196,8 @@ def _reach(work: Work, s: Seen, channel: int, k: int, seconds: float) -> bool:
     decided = True
     for direction, end in _sides(s, channel, k):
         past, tracer = direction * end, Tracer(work.graph, work.bounds)
-        answer = gets_past(tracer, s.tensor, channel, s.spots[k], direction, past, work.on_the_wall(seconds))
+        limit = work.on_the_wall(seconds)
+        answer = gets_past(tracer, s.tensor, channel, s.spots[k], direction, past, limit, work.run)
         if answer.inputs is not None:
             look(work, answer.inputs)
         bound = np.array([max(answer.bound, past) if answer.settled else answer.bound])

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from decascade.bounds.aside import here
 from decascade.bounds.box import Box
 from decascade.bounds.geometry import Axes, Classes, smallest
 from decascade.bounds.interval import Bounds, propagate
@@ -35,7 +37,8 @@ def activations(graph: Graph) -> list[Node]:
 class Work:
     """`thorough`: neurons of channels that one witness already shows not to be linear are to be decided as well.
     `batch`, `widest`: how many inputs are run together, as a rule and where one is as good as many.  `opened`: when it began,
-    on its own clock and on the wall's.  `stopped`: no more time, whatever the clock says."""
+    on its own clock and on the wall's.  `stopped`: no more time, whatever the clock says.  `run`: runs a function of what it is
+    given, here or in a process beside.  `rounds`: how often each activation's channels without a witness were pushed."""
 
     graph: Graph
     box: Box
@@ -54,6 +57,8 @@ class Work:
     opened: tuple[float, float] = (0.0, 0.0)
     stopped: bool = False
     workers: int = 1
+    run: Callable[..., Any] = here
+    rounds: dict[str, int] = field(default_factory=dict[str, int])
 
     @staticmethod
     def of(

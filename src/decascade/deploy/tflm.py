@@ -52,7 +52,7 @@ def run_micro(
         (place / "model.tflite").write_bytes(data)
         np.savez(place / "in.npz", **_columns(inputs, tensors))
         files = [str(place / name) for name in ("model.tflite", "in.npz", "out.npz")]
-        command = [sys.executable, "-m", "decascade.deploy.tflm_worker", *files, str(outputs)]
+        command = [sys.executable, "-P", "-m", "decascade.deploy.tflm_worker", *files, str(outputs)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=dict(os.environ))
         told = done.stderr + done.stdout
         if done.returncode:
