@@ -11,7 +11,7 @@ import pytest
 
 from bounds.nets import chain, random_net
 from decascade.algebra.conv import Conv
-from decascade.bounds import Box, prove
+from decascade.bounds import Box, prove, tighten
 from decascade.bounds.certificate import Status
 from decascade.bounds.chase import chase, seeds, strangers, targets
 from decascade.bounds.geometry import part
@@ -78,6 +78,65 @@ def test_targets_of_dense_layers(rng):
     assert all(t.place == () and t.direction == 1 and t.regime == 1 for t in seeds(work, last))
     chase(work, -inf, range(3))  # the third round pushes one neuron per sample
     assert last.unstable_channels.all()
+
+
+def three_layers(rng):
+    """Of which two inputs show no channel both sides."""
+    layers = [Conv(rng.normal(size=(4, 4, 3, 3)).astype(np.float32), np.full(4, 40, np.float32)) for _ in range(3)]
+    return work_of(chain(*(op for conv in layers for op in (conv, RELU)), shape=(4, 9, 9)), -4.0, 4.0)
+
+
+def test_channels_without_a_witness_are_pushed_first_where_they_were_least_often(rng):
+    work, told = three_layers(rng), []
+    first, second, third = work.seen
+    work.rounds[first] = 1
+    work.progress = lambda stage, _share: told.append(stage)
+    strangers(work, -inf)
+    assert told == [f"looking for witnesses of {name}" for name in (second, third, first)]
+    assert work.rounds == {first: 2, second: 1, third: 1}
+
+
+def test_a_layer_that_the_time_cuts_short_has_its_turn_again(rng, monkeypatch):
+    work, told = three_layers(rng), []
+    work.clock = lambda: 0.0
+    work.deadline = 100.0
+    work.progress = lambda stage, _share: told.append(stage.split()[-1])
+
+    def late(_self, _steps, _until):
+        work.deadline -= 40.0
+
+    monkeypatch.setattr("decascade.bounds.chase.Chase.go", late)
+    first, second, third = work.seen
+    strangers(work, 50.0)
+    assert told == [first, second]
+    assert work.rounds == {first: 1}
+    strangers(work, -inf)
+    assert told[2:] == [second, third, first]
+
+
+def test_a_channel_of_which_one_neuron_was_proved_is_given_more_time(rng, monkeypatch):
+    """Four fifths of the time, and half of it those of which none was; neurons of channels that are shown, their share."""
+    work, given = three_layers(rng), []
+    work.clock, work.deadline = (lambda: 0.0), 100.0
+    last = list(work.seen.values())[-1]
+    count = len(last.seen[0])
+
+    def reach(_work, _s, channel, k, seconds):
+        given.append((channel, k, seconds))
+        return channel == 1
+
+    monkeypatch.setattr(tighten, "_reach", reach)
+    last.seen[...] = False
+    last.seen[1] = True
+    last.seen[0, count - 1] = True  # the last channel is shown, all its neurons but one in two regimes
+    last.seen[0, count - 1].flat[0] = False
+    assert tighten._decide(work, last, 0.0, patience=inf)
+    per = {c: [s for d, _, s in given if d == c] for c in range(count)}
+    assert all(len(seconds) > 2 for seconds in (per[0], per[1]))
+    assert set(per[0]) == {100.0 * tighten.WANTED}
+    assert per[1] == [100.0 * tighten.WANTED] + [100.0 * tighten.PROMISING] * (len(per[1]) - 1)
+    assert tighten.PROMISING > tighten.WANTED
+    assert per[count - 1] == [pytest.approx(100.0)]  # the last of all, whose share is the whole
 
 
 def test_time_that_is_up_ends_it(rng):

@@ -19,6 +19,7 @@ from decascade.bounds.adjoint import Form
 from decascade.bounds.forward import Values
 from decascade.bounds.geometry import part
 from decascade.bounds.gradient import gradient
+from decascade.bounds.kicks import Key, Near
 from decascade.bounds.sightings import Seen
 from decascade.bounds.work import Work
 from decascade.ir.graph import Graph
@@ -34,6 +35,8 @@ SEEDS = 3
 """Neurons of a channel that a round begins with; the others follow where these are witnessed."""
 STARTS, LONG = 8, 24
 """Pictures that each neuron of a channel without a witness begins with, and its moves."""
+ANEW = 0.25
+"""Share of those starts that are anywhere, once it is known what came near."""
 MOST_REST = 3
 """A channel that was in vain r times in a row is left out for 2^r − 1 rounds, r up to this."""
 CROWD = 4
@@ -78,9 +81,10 @@ def chase(work: Work, until: float, rounds: range) -> int:
 
 def strangers(work: Work, until: float) -> None:
     """A neuron of each channel that has no witness yet, from several pictures; first in the layers where that was done least
-    often, as the time may be up before the last."""
+    often, as the time may be up before the last.  What came nearest is where later rounds begin."""
     for name, s in sorted(work.seen.items(), key=lambda item: work.rounds.get(item[0], 0)):
         queue = list({(t.channel, t.direction): t for t in seeds(work, s) if not s.unstable_channels[t.channel]}.values())
+        work.kicks.keep(name, {(name, t.channel, t.direction) for t in queue})
         if queue and work.left() > until:
             work.progress(f"looking for witnesses of {name}", 0.0)
             Chase.of(work, s, queue, 1, STARTS, heirs=False).go(LONG, until)
@@ -126,7 +130,7 @@ class Chase:
 
     `reach`: per input the receptive field of a neuron in the middle and its distance from the neuron, in positions of the
     input; None where positions of the input have nothing to do with those of the tensor.  `there`: the samples and targets
-    that have arrived.
+    that have arrived.  `height`: of samples and targets, how far it is up.
     """
 
     work: Work
@@ -143,6 +147,7 @@ class Chase:
     rate: dict[str, Values] = field(default_factory=dict[str, Values])
     aims: list[dict[Target, int]] = field(default_factory=list[dict[Target, int]])
     there: set[tuple[int, Target]] = field(default_factory=set[tuple[int, Target]])
+    height: dict[tuple[int, Target], float] = field(default_factory=dict[tuple[int, Target], float])
 
     @staticmethod
     def of(work: Work, s: Seen, queue: list[Target], crowd: int, copies: int, heirs: bool = True) -> Chase:
@@ -175,10 +180,11 @@ class Chase:
         spots = np.array([t.spot for aims in self.aims for t in aims], np.int64).reshape(sum(map(len, self.aims)), z.ndim - 2)
         low, high = spots.min(axis=0), spots.max(axis=0) + 1
         found = np.zeros((len(z), *(high - low), z.shape[-1]), z.dtype)
-        self.there = set()
+        self.there, self.height = set(), {}
         for n, aims in enumerate(self.aims):
             for t in aims:
                 found[(t.channel, *(np.array(t.spot, np.int64) - low), n)] = t.direction / self.s.margin[t.channel]
+                self.height[n, t] = t.direction * float(z[(t.channel, *t.spot, n)])
                 if self.s.pieces[t.regime].lo < z[(t.channel, *t.spot, n)] < self.s.pieces[t.regime].hi:
                     self.there.add((n, t))
         return Form(found, tuple(zip(low.tolist(), high.tolist(), strict=True)))
@@ -204,6 +210,9 @@ class Chase:
                 aims[t] += 1
                 if unstable[(t.channel, *t.place)]:
                     done.setdefault((t.channel, t.regime), []).append((n, t))
+                elif aims[t] >= steps and not self.heirs:
+                    picture = {k: v[..., n].copy() for k, v in before.items()}
+                    self.work.kicks.offer(self._key(t), Near(self.height[n, t], t.spot, picture))
                 if unstable[(t.channel, *t.place)] or aims[t] >= steps:
                     del aims[t]
                     freed.add(n)
@@ -272,10 +281,16 @@ class Chase:
             self.mean[name][(*full, n)] = self.square[name][(*full, n)] = 0
             self.rate[name][(slice(None), *full[1:], n)] = FIRST
 
+    def _key(self, t: Target) -> Key:
+        return self.s.node.name, t.channel, t.direction
+
     def _start(self, t: Target) -> tuple[Mapping[str, Values] | None, Place]:
-        """A picture in which the channel was where it is wanted, in half of all cases and where there is one; one that was
-        kept for another; a random one, of corners, plain, or anything between."""
+        """What came near, and was kicked; a picture in which the channel was where it is wanted, in half of all cases and where
+        there is one; one that was kept for another; a random one, of corners, plain, or anything between."""
         sightings, rng = self.work.sightings, self.work.rng
+        near = self.work.kicks.start(self._key(t), self.work.limits, rng)
+        if near is not None and rng.random() >= ANEW:
+            return near
         sample = int(self.s.sample[t.regime, t.channel])
         dice = rng.random()
         if sample >= 0 and dice < 0.5:

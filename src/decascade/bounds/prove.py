@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from time import perf_counter
 from typing import Any
 
@@ -119,26 +119,28 @@ def two_lanes(work: Work) -> None:
     with closing(Aside()) as beside:
         if work.clock is perf_counter:
             work.run = beside.ask
-        side_by_side(work, lambda: witnesses(work), lambda: proofs(work))
+        proving = Event()
+        side_by_side(work, lambda: witnesses(work, proving.is_set), lambda: proofs(work, proving))
 
 
-def witnesses(work: Work) -> None:
-    """The one lane: ascents, until several rounds find nothing."""
+def witnesses(work: Work, others_done: Callable[[], bool]) -> None:
+    """The one lane: ascents, until several rounds find nothing and the other lane is done."""
     search(work, 0.8 * work.left(), rounds=1)
     strangers(work, 0.6 * work.left())
     chase(work, 0.3 * work.left(), range(1))
     vain = 0
-    while vain < MOST_VAIN and work.left() > 0 and work.undecided():
+    while (vain < MOST_VAIN or not others_done()) and work.left() > 0 and work.undecided():
         strangers(work, 0.0)
         vain = 0 if chase(work, 0.0, ROUNDS) else vain + 1
 
 
-def proofs(work: Work) -> None:
+def proofs(work: Work, done: Event) -> None:
     """The other lane: linear bounds, then programs, until several rounds decide nothing."""
     linear(work, 0.8 * work.left())
     vain = 0
     while vain < MOST_VAIN and work.left() > 0 and work.undecided():
         vain = 0 if programs(work, 0.0) else vain + 1
+    done.set()
 
 
 def side_by_side(work: Work, *lanes: Callable[[], None]) -> None:

@@ -15,6 +15,7 @@ from decascade.bounds.aside import here
 from decascade.bounds.box import Box
 from decascade.bounds.geometry import Axes, Classes, smallest
 from decascade.bounds.interval import Bounds, propagate
+from decascade.bounds.kicks import Kicks
 from decascade.bounds.regimes import regime_of, regimes
 from decascade.bounds.search import Limits
 from decascade.bounds.sightings import Seen, Sightings, seen_of
@@ -38,7 +39,8 @@ class Work:
     """`thorough`: neurons of channels that one witness already shows not to be linear are to be decided as well.
     `batch`, `widest`: how many inputs are run together, as a rule and where one is as good as many.  `opened`: when it began,
     on its own clock and on the wall's.  `stopped`: no more time, whatever the clock says.  `run`: runs a function of what it is
-    given, here or in a process beside.  `rounds`: how often each activation's channels without a witness were pushed."""
+    given, here or in a process beside.  `rounds`: how often each activation's channels without a witness were pushed.
+    `kicks`: where those begin again."""
 
     graph: Graph
     box: Box
@@ -59,6 +61,7 @@ class Work:
     workers: int = 1
     run: Callable[..., Any] = here
     rounds: dict[str, int] = field(default_factory=dict[str, int])
+    kicks: Kicks = field(default_factory=Kicks)
 
     @staticmethod
     def of(
