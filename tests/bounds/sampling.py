@@ -23,8 +23,8 @@ Evaluate = Callable[[Inputs], Mapping[str, np.ndarray]]
 
 
 def proved(graph: Graph, given: object, seconds: float, seed: int = 0, workers: int = 1) -> tuple[Work, Certificate]:
-    """What `prove` does, and the bounds of every neuron that it ended with.  Seconds are the processor's; with two workers, whose
-    searches run in a process of their own, the wall's."""
+    """What `prove` does, and the bounds of every neuron that it ended with.  Seconds are the processor's; with two workers,
+    whose searches run in a process of their own, the wall's."""
     clock = process_time if workers == 1 else perf_counter
     box, nodes, start = Box.of(graph, given), activations(graph), clock()
     ahead = numbered(part(graph, [n.inputs[0] for n in nodes]), box)
