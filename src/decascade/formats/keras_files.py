@@ -20,7 +20,9 @@ from decascade.errors import FormatError, UnsafeModelError
 from decascade.formats.base import NOTE
 from decascade.formats.files import checked_container, checked_file
 from decascade.formats.keras_base import keras, quiet, to_array
-from decascade.formats.keras_scan import as_dict, mended, scan
+from decascade.formats.keras_by_name import check_ranks, translated
+from decascade.formats.keras_mend import check_meaning, mended
+from decascade.formats.keras_scan import as_dict, scan
 
 _HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 _WEIGHTS = "model.weights.h5"
@@ -96,10 +98,13 @@ def _load_hdf5(path: Path) -> Any:
         text = file.attrs.get("model_config")
         if text is None:
             raise FormatError(_no_config(path, file))
-        config = _parsed(text, path)
+        config, calls = translated(_parsed(text, path))
+        version = _text(file.attrs.get("keras_version", ""))
     scan(config, str(path))
+    check_meaning(config, version, str(path))
     with _one_line(path, "building the model with Keras"):
         model = _from_legacy(mended(config))
+    check_ranks(model, calls, str(path))
     with _one_line(path, "loading the weights with Keras"):
         model.load_weights(path)
     return model
@@ -114,10 +119,13 @@ def _no_config(path: Path, file: Any) -> str:
     return f"{path} is an HDF5 file without a Keras model (no model_config): save one with model.save('model.keras')"
 
 
+def _text(stored: Any) -> str:
+    return stored.decode("utf-8", "replace") if isinstance(stored, bytes) else str(stored)
+
+
 def _parsed(text: Any, path: Path) -> Any:
-    text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
     try:
-        return json.loads(text)
+        return json.loads(_text(text))
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: the model's configuration is not readable JSON ({error}): the file is damaged") from None
 
@@ -138,20 +146,33 @@ def _load_zip(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            config = _check_archive(archive, names, path)
+            config, version = _check_archive(archive, names, path), _version(archive, names)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise FormatError(f"{path} is damaged or cut short ({error}): save or fetch it again") from None
     plain = _without_training(config)
     # files that layers brought along are only unpacked by load_model, which compiles nested models as they were
     whole = any(n.startswith("assets/") for n in names)
-    scan(plain, str(path), training=whole)
+    with _one_line(path, "reading the configuration"):
+        known, calls = translated(plain)
+    scan(known, str(path), training=whole)
+    check_meaning(known, version, str(path))
     with _one_line(path, "building the model with Keras"):
-        fixed = mended(config)
+        fixed = mended(known)
         if fixed == plain or whole:
             return keras().saving.load_model(path, compile=False, safe_mode=True)
         model = keras().saving.deserialize_keras_object(fixed, safe_mode=True)
         model.load_weights(path)
-        return model
+    check_ranks(model, calls, str(path))
+    return model
+
+
+def _version(archive: zipfile.ZipFile, names: list[str]) -> str:
+    """Of the Keras that wrote the archive; empty where it does not say."""
+    known = "metadata.json" in names and archive.getinfo("metadata.json").file_size <= _BOMB
+    try:
+        return str((as_dict(json.loads(archive.read("metadata.json"))) or {}).get("keras_version", "")) if known else ""
+    except (ValueError, RecursionError):
+        return ""
 
 
 def _without_training(config: Any) -> Any:

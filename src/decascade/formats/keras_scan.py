@@ -1,13 +1,11 @@
-"""Looks through the JSON configuration of a Keras file before Keras may see it, and mends what Keras 3 refuses.
+"""Looks through the JSON configuration of a Keras file before Keras may see it.
 
 Refused (`UnsafeModelError`): layers that store code or read other files, functions that are no modelling functions of
-Keras, classes from modules that are not Keras'.  Mended, on a copy: keys that Keras 2 wrote and Keras 3 rejects, and the
-training configuration, which is never used here.
+Keras, classes from modules that are not Keras'.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -22,8 +20,10 @@ _PARTS = {
     "activations", "constraints", "dtype_policies", "initializers", "layers", "losses", "metrics", "mixed_precision",
     "models", "ops", "optimizers", "quantizers", "random", "regularizers",
 }
+TENSORFLOW_INITIALIZERS = "tensorflow.python.ops.init_ops_v2"
+_INITIALIZERS = {"Constant", "Ones", "Zeros"}
+"""Of TensorFlow, in published nets of Keras 2; Keras has the same."""
 _LEGACY_CLASSES = {"Functional", "Model", "Sequential", "InputLayer"}
-_SEPARABLE = {"DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"}
 
 
 def scan(config: Any, file: str, training: bool = False) -> None:
@@ -37,13 +37,13 @@ def scan(config: Any, file: str, training: bool = False) -> None:
     """
     if not isinstance(config, dict) or "class_name" not in config or "config" not in config:
         raise FormatError(f"{file}: its configuration describes no Keras model: save it again with model.save")
-    for part in _objects(config):
+    for part in objects(config):
         _check_code(part, file)
-    for part in _objects(config, "" if training else "compile_config"):
+    for part in objects(config, "" if training else "compile_config"):
         _check_class(part, file)
 
 
-def _objects(value: Any, without: str = "") -> Iterator[dict[str, Any]]:
+def objects(value: Any, without: str = "") -> Iterator[dict[str, Any]]:
     """Every dictionary in the configuration, without those under a key; a stack, since the depth is the file's choice."""
     stack: list[Any] = [value]
     while stack:
@@ -80,8 +80,8 @@ def _check_code(part: dict[str, Any], file: str) -> None:
         )
     if name in _BY_NAME:
         raise UnsafeModelError(
-            f"{file}: layer {called} ({name}) calls a TensorFlow function by name, which was not run and Keras 3 does not "
-            "know: rebuild the model with Keras layers"
+            f"{file}: layer {called} ({name}) calls a TensorFlow function by name, which was not run; Keras 3 does not know "
+            "it, and decascade no layer that does the same: rebuild the model with Keras layers"
         )
     if name in _OUTSIDE:
         raise UnsafeModelError(
@@ -102,6 +102,8 @@ def _check_class(part: dict[str, Any], file: str) -> None:
         if registered is None and (known or not is_layer):
             return
         raise UnsafeModelError(_unknown(file, called, str(registered or name)))
+    if module == TENSORFLOW_INITIALIZERS and name in _INITIALIZERS:
+        return
     if not _is_keras(str(module), function=name == "function"):
         what = part["config"] if name == "function" else name
         raise UnsafeModelError(_unknown(file, called, f"{module}.{what}"))
@@ -118,6 +120,9 @@ def _is_keras(module: str, function: bool) -> bool:
         # Keras looks such a name up among its own activations, losses, …
         return True
     parts = module.split(".")
+    if parts[0] == "tf_keras":
+        # the package that went on with Keras 2; only the name is of use, see keras_mend
+        return parts[1:3] == ["src", "engine"] and not function
     if parts[0] != "keras" or len(parts) == 1:
         return module == "keras" and not function
     if parts[1] == "src" and len(parts) > 2:
@@ -134,46 +139,3 @@ def _unknown(file: str, called: str, what: str) -> str:
         f"{file}: layer {called} is of class {what}, which is not Keras' own, and no module was imported to find it: load "
         "the model yourself with keras.saving.load_model(path, custom_objects=...) and pass the live model"
     )
-
-
-def mended(config: dict[str, Any]) -> dict[str, Any]:
-    """A copy that Keras 3 accepts, without training configuration."""
-    config = copy.deepcopy(config)
-    for part in _objects(config):
-        part.pop("compile_config", None)
-        inner = as_dict(part.get("config"))
-        if part.get("class_name") == "Sequential":
-            _mend_sequential(part)
-        elif part.get("class_name") in _SEPARABLE and inner is not None:
-            _mend_separable(str(part["class_name"]), inner)
-    return config
-
-
-def _mend_separable(name: str, inner: dict[str, Any]) -> None:
-    stray = [k for k in inner if k == "groups" or (k.startswith("kernel_") and k != "kernel_size")]
-    for key in stray:
-        del inner[key]
-    if name.startswith("Depthwise"):
-        inner.pop("filters", None)
-
-
-def _mend_sequential(part: dict[str, Any]) -> None:
-    """Keras 2 gave the input's shape to the first layer; before that, the configuration was a bare list."""
-    if isinstance(part["config"], list):
-        part["config"] = {"name": "sequential", "layers": part["config"]}
-    layers: list[Any] = (as_dict(part["config"]) or {}).get("layers") or []
-    first = as_dict(layers[0]) if layers else None
-    inner = as_dict(first.get("config")) if first is not None else None
-    if first is None or inner is None or first.get("class_name") == "InputLayer":
-        return
-    shape = inner.pop("batch_input_shape", None)
-    if shape is not None and first.get("class_name") not in ("Sequential", "Functional", "Model"):
-        name = f"{inner.get('name', 'first')}_input"
-        inputs: dict[str, Any] = {"batch_shape": shape, "dtype": _dtype_name(inner), "name": name}
-        layers.insert(0, {"class_name": "InputLayer", "config": inputs})
-
-
-def _dtype_name(inner: dict[str, Any]) -> str:
-    dtype = inner.get("dtype", "float32")
-    # of a mixed policy the inputs are float32 all the same
-    return dtype if isinstance(dtype, str) and not dtype.startswith("mixed") else "float32"
