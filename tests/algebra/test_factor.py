@@ -107,3 +107,32 @@ def test_a_kernel_of_zeros_is_of_rank_one():
     left, right = low_rank(np.zeros((5, 6)), 30)
     assert (left.shape, right.shape) == ((5, 1), (1, 6))
     assert not np.any(left @ right)
+
+
+def test_small_rows_are_as_exact_as_large_ones():
+    matrix = np.logspace(0, -30, 30)[:, None] * (normal((30, 3), 0) @ normal((3, 40), 1))
+    left, right = low_rank(matrix, matrix.size)
+    assert left.shape == (30, 3)
+    error = np.abs(left @ right - matrix).max(axis=1)
+    assert (error <= 1e-13 * np.abs(matrix).max(axis=1)).all()
+
+
+def test_channels_that_weight_decay_switched_off_are_zeros():
+    """Subnormal numbers of any pattern, in rows and columns, add nothing to the rank, and no noise is put in their place."""
+    matrix = normal((30, 4), 0) @ normal((4, 40), 1)
+    matrix[5:25] = 1e-41 * normal((20, 40), 2)
+    matrix[:, 7:11] = 1e-80 * normal((30, 4), 3)
+    left, right = low_rank(matrix, matrix.size)
+    assert left.shape == (30, 4)
+    assert not np.any((left @ right)[5:25])
+    assert not np.any((left @ right)[:, 7:11])
+    assert np.abs(left @ right - matrix).max() <= 1e-13 * np.abs(matrix).max()
+
+
+def test_a_small_row_of_its_own_counts():
+    """One that is small, but not negligible, is no rounding: it raises the rank."""
+    matrix = normal((30, 3), 0) @ normal((3, 40), 1)
+    matrix[4] = 1e-30 * normal((40,), 2)
+    left, right = low_rank(matrix, matrix.size)
+    assert left.shape == (30, 4)
+    assert np.abs(left @ right - matrix)[4].max() <= 1e-13 * np.abs(matrix[4]).max()

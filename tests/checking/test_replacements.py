@@ -113,3 +113,42 @@ def test_random_merges_pass(seed: int) -> None:
             facts = check_replacement(before, after, row.entry, row.exit, "it")
             assert facts is not None
             assert facts.max_abs <= facts.allowed
+
+
+def decayed(rng: np.random.Generator) -> Graph:
+    """Two 1×1 layers of which weight decay switched most channels off: weights at 1e-41, as in published networks."""
+
+    def layer(o: int, i: int) -> Conv:
+        weight = rng.standard_normal((o, i, 1, 1)).astype("f4")
+        bias = rng.standard_normal(o).astype("f4")
+        dead = rng.random(o) < 0.7
+        return Conv(np.where(dead[:, None, None, None], 1e-41 * weight, weight).astype("f4"),
+                    np.where(dead, 1e-41 * bias, bias).astype("f4"))
+
+    first, second = layer(48, 32), layer(40, 48)
+    nodes = Node("a", first, ("x",), ("m",), ("a",)), Node("b", second, ("m",), ("y",), ("b",))
+    return graph(*nodes, size=(32, 6, 6))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_dead_channels_of_subnormal_weights(seed: int) -> None:
+    before = decayed(np.random.default_rng(seed))
+    after, rows = merge_graph(before, Options(target_named("macs")))
+    (row,) = (r for r in rows if r.decision == "merged")
+    assert len(after.nodes) == 2  # the live channels alone make it through the middle
+    assert after.nodes[0].op.weight.shape[0] < 30
+    facts = check_replacement(before, after, row.entry, row.exit, "it")
+    assert facts is not None
+    assert facts.max_abs <= facts.allowed
+
+
+def test_what_is_neglected_is_no_excuse_for_faults() -> None:
+    """A fault of a millionth of a live weight is found all the same."""
+    before = decayed(np.random.default_rng(0))
+    after, (row, *_) = merge_graph(before, Options(target_named("macs")))
+    first = after.nodes[0].op
+    weight = first.weight.copy()
+    weight[0] *= 1 + 1e-5
+    broken = replace(after, nodes=(replace(after.nodes[0], op=Conv(weight, first.bias)), *after.nodes[1:]))
+    with pytest.raises(VerificationError, match="of it is off by"):
+        check_replacement(before, broken, row.entry, row.exit, "it")

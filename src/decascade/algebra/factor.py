@@ -17,6 +17,9 @@ from decascade.algebra.conv import Conv
 
 EXACT = 1e-13
 """Singular values below this share of the largest are the rounding of float64 composition, so zero."""
+NEGLIGIBLE = 2.0**-126
+"""The smallest normal number of float32.  Weights below it, which weight decay leaves of dead channels, are taken for zero, as
+devices do that know no subnormal numbers."""
 
 
 def splits(layer: Conv) -> Iterator[tuple[Conv, Conv]]:
@@ -57,20 +60,28 @@ def _separable(layer: Conv, kernel: Float64) -> Iterator[tuple[Conv, Conv]]:
 
 
 def low_rank(matrix: Float64, budget: int) -> tuple[Float64, Float64] | None:
-    """(left, right) with left·right = matrix up to rounding, if the rank makes them smaller than `budget` numbers.
+    """(left, right) with left·right = matrix up to rounding of each row, if the rank makes them smaller than `budget` numbers.
 
-    A cheap Gram matrix rules out full rank before the SVD is paid for.
+    An SVD errs by a share of the largest row, and rows are output channels, of which some may be small: so all are scaled to
+    one size before, by powers of two, which changes no rank.  A cheap Gram matrix rules out full rank before the SVD is paid
+    for.
     """
     rows, columns = matrix.shape
     most = (budget - 1) // (rows + columns)
-    if most < 1 or min(rows, columns) <= 1 or _clearly_above(matrix, most):
+    if most < 1 or min(rows, columns) <= 1:
         return None
-    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    matrix = np.where(np.abs(matrix) < NEGLIGIBLE, 0.0, matrix)
+    largest = np.abs(matrix).max(axis=1, keepdims=True)
+    size = np.where(largest > 0, np.exp2(np.frexp(largest)[1]), 0.0)
+    even = np.divide(matrix, size, out=np.zeros_like(matrix), where=size > 0)
+    if _clearly_above(even, most):
+        return None
+    u, s, v = np.linalg.svd(even, full_matrices=False)
     rank = max(int(np.count_nonzero(s > EXACT * s[0])), 1)
     if rank > most:
         return None
     root = np.sqrt(s[:rank])
-    return u[:, :rank] * root, root[:, None] * v[:rank]
+    return size * u[:, :rank] * root, root[:, None] * v[:rank] * matrix.any(axis=0)
 
 
 def _clearly_above(matrix: Float64, rank: int) -> bool:
