@@ -136,3 +136,9 @@ def test_a_small_row_of_its_own_counts():
     left, right = low_rank(matrix, matrix.size)
     assert left.shape == (30, 4)
     assert np.abs(left @ right - matrix)[4].max() <= 1e-13 * np.abs(matrix[4]).max()
+
+
+def test_both_factors_have_their_share_of_the_size():
+    matrix = 1e-6 * normal((30, 3), 0) @ normal((3, 40), 1)
+    left, right = low_rank(matrix, matrix.size)
+    assert 0.1 < np.linalg.norm(left) / np.linalg.norm(right) < 10

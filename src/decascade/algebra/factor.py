@@ -80,8 +80,9 @@ def low_rank(matrix: Float64, budget: int) -> tuple[Float64, Float64] | None:
     rank = max(int(np.count_nonzero(s > EXACT * s[0])), 1)
     if rank > most:
         return None
-    root = np.sqrt(s[:rank])
-    return size * u[:, :rank] * root, root[:, None] * v[:rank] * matrix.any(axis=0)
+    root, top = np.sqrt(s[:rank]), float(size.max())
+    half = 2.0 ** round(np.log2(top) / 2) if top else 1.0  # both factors have their share of the size
+    return size / half * u[:, :rank] * root, half * root[:, None] * v[:rank] * matrix.any(axis=0)
 
 
 def _clearly_above(matrix: Float64, rank: int) -> bool:
