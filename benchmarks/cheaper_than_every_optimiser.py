@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from decascade.formats.onnx import FORMAT
+from decascade.formats.onnx.format import FORMAT
 from decascade.ir.interpret import run
 from support.corpus import corpus
 from support.measure import count, error, interleaved, outputs, ratios

@@ -30,7 +30,7 @@ from torch.fx.experimental.optimization import fuse
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from decascade.cost import target_named
-from decascade.formats.torch import FORMAT, read
+from decascade.formats.torch.format import FORMAT, read
 from decascade.regions.merge import Options, merge_graph
 from formats.torch_blocks import BLOCKS, build
 from support.measure import interleaved, ratios

@@ -21,7 +21,7 @@ import decascade as dc
 from decascade.api.common import read_model
 from decascade.checking.models import Subject
 from decascade.deploy.benchmark import Effort, in_turn, ratio_of
-from decascade.deploy.litert import Model
+from decascade.deploy.tflite.litert import Model
 from device_of_resnet8 import CALIBRATION, ORIGINAL, images, judged
 from support.results import write_results
 

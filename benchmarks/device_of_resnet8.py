@@ -28,12 +28,12 @@ from decascade.checking.models import Subject
 from decascade.cost import target_named
 from decascade.cost.folding import folded
 from decascade.deploy.benchmark import Effort, in_turn, ratio_of, spread_of
-from decascade.deploy.c_code import generate
-from decascade.deploy.cortex_m import MACHINES, run_on_chip
-from decascade.deploy.litert import Model
-from decascade.deploy.onnx_graph import onnx_of
-from decascade.deploy.tflm import run_micro
-from decascade.formats.onnx_run import run_model
+from decascade.deploy.c.code import generate
+from decascade.deploy.c.cortex_m import MACHINES, run_on_chip
+from decascade.deploy.onnx.model import onnx_of
+from decascade.deploy.tflite.litert import Model
+from decascade.deploy.tflite.tflm import run_micro
+from decascade.formats.onnx.run import run_model
 from decascade.regions.merge import sized
 from support.results import write_results
 from support.setup import DATA, MODELS, PARTIAL

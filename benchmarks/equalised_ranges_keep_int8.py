@@ -23,8 +23,8 @@ import numpy as np
 import decascade as dc
 from decascade.api.common import read_model
 from decascade.cost.folding import folded
-from decascade.deploy.equalise import find_pairs
-from decascade.deploy.onnx_graph import onnx_of
+from decascade.deploy.onnx.model import onnx_of
+from decascade.deploy.tflite.equalise import find_pairs
 from decascade.ir.graph import Graph
 from decascade.ir.ops import Dense
 from support.results import write_results

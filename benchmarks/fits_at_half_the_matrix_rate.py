@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from decascade.compress.plan.assemble import runner
+from decascade.compress.plan.candidates import candidates, fit_all, passes, sizes_of, supported
+from decascade.compress.students.moments import collect
+from decascade.compress.students.moments import groups as grouped
+from decascade.compress.students.windows import Request, Window
+from decascade.compress.torch_graph.graph import Lowered
 from decascade.cost import target_named
-from decascade.fit.assemble import runner
-from decascade.fit.candidates import candidates, fit_all, passes, sizes_of, supported
-from decascade.fit.lowered import Lowered
-from decascade.fit.moments import collect
-from decascade.fit.moments import groups as grouped
-from decascade.fit.windows import Request, Window
 from decascade.formats.registry import format_of
 from decascade.regions.merge import Options, merge_graph
 from support.results import write_results

@@ -28,7 +28,7 @@ from rich.progress import track
 import decascade.formats.registry as registry
 from cascades import random_cascade, random_input
 from decascade.cost import target_named
-from decascade.formats.onnx_run import session
+from decascade.formats.onnx.run import session
 from decascade.ir.graph import Graph
 from decascade.ir.interpret import run
 from decascade.regions.merge import Options, merge_graph
@@ -64,7 +64,7 @@ def one(seed: int) -> dict[str, Any]:
 
 
 def onnx_run(proto: Any, inputs: dict[str, Any]) -> Any:
-    from decascade.formats.onnx_model import from_proto
+    from decascade.formats.onnx.model import from_proto
 
     return session(from_proto(proto)).run(["y"], inputs)[0].astype(np.float64)
 

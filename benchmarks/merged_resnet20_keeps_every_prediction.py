@@ -22,7 +22,7 @@ import onnxruntime
 from rich.progress import track
 
 import decascade
-from decascade.formats.onnx import FORMAT
+from decascade.formats.onnx.format import FORMAT
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import run
 from decascade.ir.ops import Affine

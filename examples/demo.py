@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import decascade as dc
-from decascade.report.terminal import render_verification
+from decascade.report.terminal.report import render_verification
 
 HERE = Path(__file__).resolve().parent
 OUT = HERE.parent / "demo-out"

@@ -21,7 +21,7 @@ from torch import nn
 
 from decascade.bounds import prove
 from decascade.cost import target_named
-from decascade.formats.torch import FORMAT as TORCH
+from decascade.formats.torch.format import FORMAT as TORCH
 from decascade.regions.candidates import Options
 from decascade.regions.lower import is_convolution
 from decascade.regions.proven import merge_with

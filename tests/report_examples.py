@@ -14,8 +14,17 @@ import numpy as np
 import pytest
 
 import decascade as dc
-from decascade.report.facts import CascadeFacts, CostFacts, Report
-from decascade.report.parts import CompressionFacts, Curve, FrontPoint, GraphFacts, Measure, NodeFacts, StudentFacts, WidthPoint
+from decascade.report.facts.parts import (
+    CompressionFacts,
+    Curve,
+    FrontPoint,
+    GraphFacts,
+    Measure,
+    NodeFacts,
+    StudentFacts,
+    WidthPoint,
+)
+from decascade.report.facts.report import CascadeFacts, CostFacts, Report
 from proven_models import saved
 
 DIGITS = Path(__file__).resolve().parents[1] / "examples" / "digits.onnx"

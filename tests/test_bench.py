@@ -18,14 +18,14 @@ from decascade.algebra.conv import Conv
 from decascade.api.tables import table_template
 from decascade.cli import run
 from decascade.deploy.benchmark import Effort, in_turn, ratio_of
-from decascade.deploy.onnx_graph import onnx_of
+from decascade.deploy.onnx.model import onnx_of
 from decascade.errors import LimitError, OutputError, UsageError
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Activation, Pad
-from decascade.report.bench import BenchFacts
+from decascade.report.facts.bench import BenchFacts
+from decascade.report.facts.load import load_report
 from decascade.report.files import write_report
-from decascade.report.html import page
-from decascade.report.load import load_report
+from decascade.report.html.page import page
 from deploy.small import graph_of, net
 from report_examples import check_against
 

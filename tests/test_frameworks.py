@@ -10,9 +10,9 @@ from types import ModuleType
 
 import pytest
 
-from decascade.fit.lowered_ops import load_torch
-from decascade.formats.keras_base import keras
-from decascade.formats.torch_common import load
+from decascade.compress.torch_graph.ops import load_torch
+from decascade.formats.keras.base import keras
+from decascade.formats.torch.common import load
 from decascade.frameworks import keep_triton_out
 
 

@@ -19,7 +19,7 @@ import decascade
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-KINDS = ("report/templates/*", "report/*.json", "deploy/firmware/*", "py.typed")
+KINDS = ("report/html/templates/*", "report/*.json", "deploy/c/firmware/*", "py.typed")
 DATA = {p.relative_to(ROOT / "src").as_posix() for kind in KINDS for p in (ROOT / "src" / "decascade").glob(kind)}
 
 

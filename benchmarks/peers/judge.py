@@ -10,9 +10,9 @@ import numpy as np
 
 from decascade.api.common import read_model
 from decascade.checking.models import Subject
+from decascade.compress.pipeline import closeness
 from decascade.cost.folding import folded
-from decascade.deploy.onnx_graph import onnx_of
-from decascade.fit.pipeline import closeness
+from decascade.deploy.onnx.model import onnx_of
 from decascade.ir.graph import Graph
 from decascade.regions.merge import sized
 from peers.task import Task

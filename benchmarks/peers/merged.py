@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from decascade.fit.assemble import assemble, put_in
-from decascade.fit.candidates import Candidate, Fitted, thinned
-from decascade.fit.distill_parameters import Trainable, measured
-from decascade.fit.lowered import Lowered
-from decascade.fit.pipeline import Again, exact_tier
-from decascade.fit.survey import batch_size
+from decascade.compress.distill.parameters import Trainable, measured
+from decascade.compress.pipeline import Again, exact_tier
+from decascade.compress.plan.assemble import assemble, put_in
+from decascade.compress.plan.candidates import Candidate, Fitted, thinned
+from decascade.compress.plan.survey import batch_size
+from decascade.compress.torch_graph.graph import Lowered
 from peers.task import Made, Meter, Task, recovered, silent
 from support.torch_net import weighted
 

@@ -9,9 +9,9 @@ from time import process_time
 
 from decascade.api.attempts import attempt
 from decascade.api.runs import RunFolder
+from decascade.compress.plan.choice import Plan
 from decascade.cost.cache import Cache
 from decascade.deploy.targets import target_of
-from decascade.search.choice import Plan
 from peers.task import Made, Meter, Task, price, silent
 
 MEASURING = 0.3

@@ -36,7 +36,7 @@ class Published:
     def graph(self) -> Graph:
         path = MODELS / self.file
         if path.suffix == ".th":
-            from decascade.formats.torch import read
+            from decascade.formats.torch.format import read
 
             return cast(Graph, read(plain_resnet20(path), (1, 3, 32, 32)).graph)
         return cast(Graph, format_of(path).read(path).graph)

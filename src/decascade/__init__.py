@@ -26,6 +26,9 @@ if TYPE_CHECKING:
         plan,
         verify,
     )
+    from decascade.compress.data.batches import Scaling
+    from decascade.compress.distill.train import DistillOptions
+    from decascade.compress.plan.choice import Plan
     from decascade.errors import (
         AlgebraError,
         DecascadeError,
@@ -35,10 +38,7 @@ if TYPE_CHECKING:
         UsageError,
         VerificationError,
     )
-    from decascade.fit.data import Scaling
-    from decascade.fit.distill import DistillOptions
-    from decascade.report.facts import Report
-    from decascade.search.choice import Plan
+    from decascade.report.facts.report import Report
     from decascade.stability import stability_loss
 
 __version__ = "0.1.0"
@@ -56,10 +56,10 @@ _HOME = {
     "decascade.algebra.program": ("chain",),
     "decascade.algebra.factor": ("splits",),
     "decascade.stability": ("stability_loss",),
-    "decascade.report.facts": ("Report",),
-    "decascade.fit.data": ("Scaling",),
-    "decascade.fit.distill": ("DistillOptions",),
-    "decascade.search.choice": ("Plan",),
+    "decascade.report.facts.report": ("Report",),
+    "decascade.compress.data.batches": ("Scaling",),
+    "decascade.compress.distill.train": ("DistillOptions",),
+    "decascade.compress.plan.choice": ("Plan",),
     "decascade.errors": (
         "AlgebraError", "DecascadeError", "FormatError", "OutputError", "UnsafeModelError", "UsageError", "VerificationError",
     ),

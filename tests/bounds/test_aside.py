@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 
 from bounds.nets import chain, conv, random_net
-from decascade.bounds import aside, branch, prove
-from decascade.bounds.aside import Aside
+from decascade.bounds import prove
 from decascade.bounds.backward import Tracer
 from decascade.bounds.box import Box
 from decascade.bounds.interval import propagate
-from decascade.bounds.unroll import unroll
+from decascade.bounds.prove import branch
+from decascade.bounds.prove import solver_process as aside
+from decascade.bounds.prove.solver_process import Aside
+from decascade.bounds.prove.unroll import unroll
 from decascade.ir.ops import Activation
 
 RELU = Activation("relu")
-PROVE = import_module("decascade.bounds.prove")
+PROVE = import_module("decascade.bounds.prove.driver")
 
 
 @pytest.fixture

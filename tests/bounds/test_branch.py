@@ -12,17 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bounds.nets import Builder, chain, conv
-from decascade.bounds import Box, branch, cuts, exact
+from decascade.bounds import Box
 from decascade.bounds.backward import Tracer
-from decascade.bounds.branch import Search, gets_past
-from decascade.bounds.cuts import cuts_of, lowest_planes
-from decascade.bounds.exact import lowest
 from decascade.bounds.forward import run
 from decascade.bounds.interval import propagate
-from decascade.bounds.network import Network
-from decascade.bounds.program import Cuts, Multipliers, UnsolvedError, solve
-from decascade.bounds.relax import Relaxation, ascend
-from decascade.bounds.unroll import GUARD, unroll
+from decascade.bounds.prove import branch, cuts, exact
+from decascade.bounds.prove.branch import Search, gets_past
+from decascade.bounds.prove.cuts import cuts_of, lowest_planes
+from decascade.bounds.prove.exact import lowest
+from decascade.bounds.prove.network import Network
+from decascade.bounds.prove.program import Cuts, Multipliers, UnsolvedError, solve
+from decascade.bounds.prove.relax import Relaxation, ascend
+from decascade.bounds.prove.unroll import GUARD, unroll
 from decascade.ir.ops import Activation, Add, Pool
 
 RELU = Activation("relu")

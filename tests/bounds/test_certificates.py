@@ -9,7 +9,8 @@ import pytest
 
 from bounds.nets import chain, conv, random_net
 from bounds.sampling import ascents, corners, in_numpy, outside, pictures, proved, uniform
-from decascade.bounds import interval, regimes, unroll
+from decascade.bounds import interval, regimes
+from decascade.bounds.prove import unroll
 from decascade.ir.ops import Activation
 
 RELU = Activation("relu")

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from bounds.nets import chain, conv
 from bounds.test_chase import work_of
 from decascade.algebra.conv import Conv
-from decascade.bounds import kicks
 from decascade.bounds.box import Box
 from decascade.bounds.forward import run
 from decascade.bounds.interval import propagate
-from decascade.bounds.kicks import Kicks, Near, kicked
-from decascade.bounds.search import Limits
+from decascade.bounds.witness import restarts as kicks
+from decascade.bounds.witness.restarts import Kicks, Near, kicked
+from decascade.bounds.witness.starts import Limits
 from decascade.ir.ops import Activation, Pool
 
-chase = import_module("decascade.bounds.chase")
+chase = import_module("decascade.bounds.witness.chase")
 KEY, OTHER = ("relu", 3, 1), ("relu", 3, -1)
 RELU = Activation("relu")
 

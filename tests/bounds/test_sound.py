@@ -11,8 +11,8 @@ from decascade.bounds.adjoint import Form
 from decascade.bounds.backward import Tracer, neuron_bounds
 from decascade.bounds.box import Box
 from decascade.bounds.forward import run
-from decascade.bounds.gradient import gradient
 from decascade.bounds.interval import propagate
+from decascade.bounds.witness.gradient import gradient
 from decascade.ir.ops import Activation, GlobalPool, Product, Slice
 
 

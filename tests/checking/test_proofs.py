@@ -17,7 +17,7 @@ from decascade.ir.ops import Activation, BiasMap
 from decascade.regions.candidates import Options
 from decascade.regions.linearise import Claim
 from decascade.regions.proven import merge_on_box
-from decascade.report.facts import ProofFacts
+from decascade.report.facts.report import ProofFacts
 from regions.test_linearise import POOL, ramp
 
 RELU = Activation("relu")

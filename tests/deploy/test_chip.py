@@ -15,12 +15,12 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip ins
 from cascades import random_input
 from decascade.algebra.conv import Conv
 from decascade.cost.folding import folded
-from decascade.deploy.c_code import Argument, Code, array_text, c_name, generate
-from decascade.deploy.cortex_m import run_on_chip
-from decascade.deploy.onnx_graph import onnx_of
+from decascade.deploy.c.code import Argument, Code, array_text, c_name, generate
+from decascade.deploy.c.cortex_m import run_on_chip
+from decascade.deploy.onnx.model import onnx_of
 from decascade.errors import UsageError
-from decascade.formats.onnx_model import OnnxModel
-from decascade.formats.onnx_run import run_model
+from decascade.formats.onnx.model import OnnxModel
+from decascade.formats.onnx.run import run_model
 from decascade.ir.graph import Node
 from decascade.ir.interpret import run
 from decascade.ir.ops import Affine, Foreign, Identity

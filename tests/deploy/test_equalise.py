@@ -11,7 +11,7 @@ import pytest
 from cascades import random_input
 from decascade.algebra.conv import Conv
 from decascade.cost.folding import folded
-from decascade.deploy.equalise import equalised, find_pairs, scales
+from decascade.deploy.tflite.equalise import equalised, find_pairs, scales
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import run
 from decascade.ir.ops import Activation, Add, Dense, Flatten, GlobalPool, Op, Pool
@@ -128,7 +128,7 @@ def test_export_keeps_what_is_closer_and_says_so(tmp_path: Path, rng: np.random.
         pytest.importorskip(name, reason=f"{name} is not installed: pip install decascade[device]")
     onnx = pytest.importorskip("onnx")
     import decascade as dc
-    from decascade.deploy.onnx_graph import onnx_of
+    from decascade.deploy.onnx.model import onnx_of
 
     # every channel matters as much as any other behind the second layer, whatever its range is in between
     rows = np.logspace(-1.5, 1.5, 6).reshape(-1, 1, 1, 1)

@@ -20,12 +20,12 @@ pytest.importorskip("tflite_micro", reason="tflite-micro is not installed: pip i
 import decascade as dc
 from decascade.checking.models import Subject
 from decascade.cli import run
-from decascade.deploy.as_tflite import traced
-from decascade.deploy.deployed import deployed
-from decascade.deploy.litert import Model, Port
-from decascade.deploy.onnx_graph import onnx_of
-from decascade.deploy.tflite import to_int8
-from decascade.deploy.tflm import run_micro
+from decascade.deploy.onnx.model import onnx_of
+from decascade.deploy.tflite.convert import to_int8
+from decascade.deploy.tflite.deployed import deployed
+from decascade.deploy.tflite.export import traced
+from decascade.deploy.tflite.litert import Model, Port
+from decascade.deploy.tflite.tflm import run_micro
 from decascade.errors import OutputError, UsageError, VerificationError
 from decascade.formats.registry import format_of
 from deploy.small import MODELS, net
@@ -217,7 +217,7 @@ def test_dense_layers_that_are_rounded_differently(
     better: bool, onnx_net: Path, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where TFLM and LiteRT differ first in a dense layer, it becomes a convolution, if then they agree on more."""
-    module: Any = import_module("decascade.deploy.as_tflite")
+    module: Any = import_module("decascade.deploy.tflite.export")
     real = module.micro_facts
 
     def facts(graph: Any, file: bytes, batches: Any) -> Any:
@@ -270,7 +270,7 @@ def test_fixed_batch_is_refused(tmp_path: Path, rng: np.random.Generator) -> Non
 def test_file_that_computes_something_else_is_not_written(
     onnx_net: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import decascade.deploy.as_tflite as module
+    import decascade.deploy.tflite.export as module
 
     real = module.as_deployed
 

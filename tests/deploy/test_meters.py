@@ -14,12 +14,12 @@ from decascade.algebra.conv import Conv
 from decascade.cost.cache import Cache
 from decascade.cost.folding import folded
 from decascade.cost.measured import Measured, highest
-from decascade.deploy.c_code import generate
-from decascade.deploy.cortex_m import run_on_chip
-from decascade.deploy.meter_ort import OrtMeter, _edges, nothing, samples, side_by_side, time_of_edges, yardstick
-from decascade.deploy.onnx_graph import onnx_of
+from decascade.deploy.c.code import generate
+from decascade.deploy.c.cortex_m import run_on_chip
+from decascade.deploy.meters.ort import OrtMeter, _edges, nothing, samples, side_by_side, time_of_edges, yardstick
+from decascade.deploy.meters.timing import Effort, Stopwatch, fastest, half_width
+from decascade.deploy.onnx.model import onnx_of
 from decascade.deploy.targets import NAMES, target_of
-from decascade.deploy.timing import Effort, Stopwatch, fastest, half_width
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph
 from decascade.ir.interpret import run
@@ -122,7 +122,7 @@ def test_only_conversions_at_the_ends_are_left_out() -> None:
 @pytest.mark.parametrize("int8", [True, False])
 def test_litert_times(int8: bool, tmp_path: Path) -> None:
     tools("tensorflow", "ai_edge_litert")
-    from decascade.deploy.meter_tflite import LiteRTMeter
+    from decascade.deploy.meters.tflite import LiteRTMeter
 
     meter = LiteRTMeter(int8, Cache(tmp_path / "m.json"), QUICK)
     small, large = meter.measure(conv(4, 8)), meter.measure(conv(32, 32))
@@ -132,7 +132,7 @@ def test_litert_times(int8: bool, tmp_path: Path) -> None:
 
 def test_arena_is_that_of_the_microcontroller_interpreter(rng: np.random.Generator) -> None:
     tools("tensorflow", "ai_edge_litert", "tflite_micro")
-    from decascade.deploy.meter_tflite import ArenaMeter
+    from decascade.deploy.meters.tflite import ArenaMeter
 
     small, large = (ArenaMeter().measure(conv(8, size)) for size in (8, 16))
     assert small[1] == large[1] == 0
@@ -143,7 +143,7 @@ def test_arena_is_that_of_the_microcontroller_interpreter(rng: np.random.Generat
 
 def test_instructions_are_those_of_the_chip(tmp_path: Path) -> None:
     chip_tools()
-    from decascade.deploy.meter_chip import ChipMeter
+    from decascade.deploy.meters.chip import ChipMeter
 
     graph = conv(4, 6)
     value, width = ChipMeter().measure(graph)

@@ -13,9 +13,9 @@ pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip insta
 from cascades import Options, random_cascade, random_input
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.checking.rounding import run_rounded
-from decascade.deploy.deployed import deployed
-from decascade.deploy.tf_graph import trace_graph, with_channels_last_flattens
-from decascade.deploy.tflite import to_float
+from decascade.deploy.tflite.convert import to_float
+from decascade.deploy.tflite.deployed import deployed
+from decascade.deploy.tflite.graph import trace_graph, with_channels_last_flattens
 from decascade.errors import UsageError
 from decascade.ir.activations import KINDS
 from decascade.ir.graph import Graph, Node

@@ -40,7 +40,7 @@ from decascade.ir.shapes import infer, infer_graph
 from drawn import convs, least_size
 
 torch = pytest.importorskip("torch")
-lowered = import_module("decascade.fit.lowered")
+lowered = import_module("decascade.compress.torch_graph.graph")
 Lowered = lowered.Lowered
 MODELS = Path(__file__).resolve().parents[2].parent / "shared" / "models"
 EPS = np.finfo(np.float64).eps
@@ -202,13 +202,13 @@ KERAS = ("mlperf_tiny_resnet8_cifar10", "mlperf_tiny_vww_mobilenetv1_96", "mlper
 @pytest.mark.parametrize("name", ONNX)
 def test_published_onnx_models(name):
     pytest.importorskip("onnxruntime")
-    _published(MODELS / f"{name}.onnx", "decascade.formats.onnx")
+    _published(MODELS / f"{name}.onnx", "decascade.formats.onnx.format")
 
 
 @pytest.mark.parametrize("name", KERAS)
 def test_published_keras_models(name):
     pytest.importorskip("keras")
-    _published(MODELS / f"{name}.h5", "decascade.formats.keras")
+    _published(MODELS / f"{name}.h5", "decascade.formats.keras.format")
 
 
 def _published(path: Path, module: str) -> None:
@@ -331,7 +331,7 @@ def test_foreign_operations_without_a_meaning():
 
 
 def test_torch_that_is_missing(monkeypatch):
-    ops = import_module("decascade.fit.lowered_ops")
+    ops = import_module("decascade.compress.torch_graph.ops")
 
     def missing(name):
         raise ImportError("no module named torch")

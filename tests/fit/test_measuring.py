@@ -21,10 +21,10 @@ from fit.sites import NETS
 from fit.test_survey import Samples
 
 pytest.importorskip("torch")
-candidates = import_module("decascade.fit.candidates")
-divergence = import_module("decascade.fit.divergence")
-measuring = import_module("decascade.fit.measuring")
-survey = import_module("decascade.fit.survey")
+candidates = import_module("decascade.compress.plan.candidates")
+divergence = import_module("decascade.compress.divergence")
+measuring = import_module("decascade.compress.plan.measuring")
+survey = import_module("decascade.compress.plan.survey")
 SPAN = 2
 
 

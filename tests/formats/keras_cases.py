@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from decascade.formats.base import Document
-from decascade.formats.keras import FORMAT
-from decascade.formats.keras_base import output_names
+from decascade.formats.keras.base import output_names
+from decascade.formats.keras.format import FORMAT
 from decascade.ir.check import check
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.interpret import run

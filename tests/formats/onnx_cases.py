@@ -12,7 +12,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from decascade.formats.base import Document
-from decascade.formats.onnx import FORMAT
+from decascade.formats.onnx.format import FORMAT
 from decascade.ir.check import check
 from decascade.ir.interpret import run
 from decascade.ir.ops import Foreign

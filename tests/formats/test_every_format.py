@@ -65,9 +65,9 @@ def _torch(shape: Shape) -> Any:
 
 
 ROWS: Mapping[str, Row] = {
-    "onnx": Row("decascade.formats.onnx", "onnxruntime", _onnx),
-    "keras": Row("decascade.formats.keras", "keras", _keras),
-    "torch": Row("decascade.formats.torch", "torch", _torch),
+    "onnx": Row("decascade.formats.onnx.format", "onnxruntime", _onnx),
+    "keras": Row("decascade.formats.keras.format", "keras", _keras),
+    "torch": Row("decascade.formats.torch.format", "torch", _torch),
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import decascade as dc
 from decascade.errors import FormatError, UsageError
-from decascade.formats.onnx import FORMAT as ONNX
+from decascade.formats.onnx.format import FORMAT as ONNX
 from decascade.ir.ops import Conv
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -124,7 +124,7 @@ def test_open_sizes_of_an_exported_program(program: Any, tmp_path: Path) -> None
 
 
 def read_again(path: Path) -> Any:
-    from decascade.formats.torch import FORMAT
+    from decascade.formats.torch.format import FORMAT
 
     document = FORMAT.read(path)
     assert document.graph.shape(document.graph.inputs[0]) == ("N", 3, 12, 10)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from decascade.errors import FormatError, UnsafeModelError
-from decascade.formats.keras import FORMAT
-from decascade.formats.keras_by_name import translated
-from decascade.formats.keras_mend import check_meaning, mended
+from decascade.formats.keras.by_name import translated
+from decascade.formats.keras.format import FORMAT
+from decascade.formats.keras.mend import check_meaning, mended
 from decascade.ir.ops import Foreign
 
 h5py: Any = pytest.importorskip("h5py")

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from formats.keras_cases import L, agrees, by_interpreter, chain, close, keras, op, sample, swapped, writes
 from decascade.algebra.compose import compose
-from decascade.formats.keras import FORMAT
+from decascade.formats.keras.format import FORMAT
 from decascade.ir.ops import Foreign
 
 assert keras.backend.backend() == sys.argv[1]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from decascade.errors import FormatError, UnsafeModelError
-from decascade.formats.keras import FORMAT
+from decascade.formats.keras.format import FORMAT
 from decascade.ir.ops import Conv, Foreign
 from formats.keras_cases import L, agrees, chain, keras, randomized, sample
 

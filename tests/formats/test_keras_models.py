@@ -10,7 +10,7 @@ import pytest
 from decascade.algebra.compose import compose
 from decascade.algebra.conv import Conv
 from decascade.formats.base import Document
-from decascade.formats.keras import FORMAT
+from decascade.formats.keras.format import FORMAT
 from decascade.ir.check import check
 from decascade.ir.ops import Foreign
 from formats.keras_cases import by_interpreter, close, op, sample, swapped, writes

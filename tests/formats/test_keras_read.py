@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from decascade.errors import FormatError, UsageError
-from decascade.formats.keras import FORMAT
+from decascade.formats.keras.format import FORMAT
 from decascade.ir.interpret import run
 from decascade.ir.ops import Activation, Add, Affine, Concat, Dense, Foreign, Identity
 from formats.keras_cases import L, agrees, chain, keras, op, randomized, sample

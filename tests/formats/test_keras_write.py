@@ -13,7 +13,7 @@ import pytest
 
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.errors import FormatError, GraphError
-from decascade.formats.keras import FORMAT
+from decascade.formats.keras.format import FORMAT
 from decascade.ir.graph import Node, Tensor
 from decascade.ir.ops import (
     Activation,

@@ -16,9 +16,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from decascade.errors import FormatError, UnsafeModelError, UsageError
-from decascade.formats import onnx_run
 from decascade.formats.files import checked_container
-from decascade.formats.onnx import FORMAT
+from decascade.formats.onnx import run as onnx_run
+from decascade.formats.onnx.format import FORMAT
 from decascade.formats.registry import format_of
 from formats.onnx_cases import DOUBLE, HALF, N, model, numbers, ops, sample
 

@@ -12,7 +12,7 @@ import pytest
 from cascades import Options as Choices
 from cascades import random_cascade
 from decascade.cost import target_named
-from decascade.formats.onnx import FORMAT
+from decascade.formats.onnx.format import FORMAT
 from decascade.ir.graph import Graph
 from decascade.ir.interpret import run
 from decascade.ir.shapes import infer_graph

@@ -11,7 +11,7 @@ import pytest
 
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.errors import FormatError
-from decascade.formats.onnx import FORMAT
+from decascade.formats.onnx.format import FORMAT
 from decascade.ir.graph import Node, Tensor
 from decascade.ir.interpret import run
 from decascade.ir.ops import (

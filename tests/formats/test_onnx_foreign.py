@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from decascade.errors import CannotInterpret
-from decascade.formats.onnx import FORMAT
+from decascade.formats.onnx.format import FORMAT
 from decascade.ir.interpret import run
 from decascade.ir.ops import Foreign
 from formats.onnx_cases import Array, N, ints, model, numbers, onnxruntime_outputs, ops, read, sample

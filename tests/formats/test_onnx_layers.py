@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from decascade.formats.onnx import FORMAT
+from decascade.formats.onnx.format import FORMAT
 from decascade.ir.graph import Graph
 from decascade.ir.ops import Affine, Dense
 from formats.onnx_cases import DOUBLE, HALF, Array, N, model, numbers, ops, read, rewrite

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from decascade.formats.onnx import FORMAT
+from decascade.formats.onnx.format import FORMAT
 from decascade.ir.ops import Flatten, Identity, Pad, Select, Slice
 from formats.onnx_cases import Array, N, ints, model, ops, read, rewrite
 

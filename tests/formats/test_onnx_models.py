@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from decascade.formats.onnx import FORMAT
+from decascade.formats.onnx.format import FORMAT
 from decascade.ir.check import check
 from decascade.ir.interpret import run
 from formats.onnx_cases import close, onnxruntime_outputs, ops, renewed, sample

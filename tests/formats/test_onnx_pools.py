@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from decascade.formats.onnx import FORMAT
+from decascade.formats.onnx.format import FORMAT
 from decascade.ir.graph import Graph
 from decascade.ir.ops import Activation, GlobalPool, Pad, Pool, Upsample
 from formats.onnx_cases import Array, N, model, numbers, ops, read, rewrite

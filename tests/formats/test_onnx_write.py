@@ -16,10 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from decascade.algebra.compose import compose
 from decascade.algebra.conv import Conv
 from decascade.errors import FormatError
-from decascade.formats import onnx_model
 from decascade.formats.base import Document
-from decascade.formats.onnx import FORMAT
-from decascade.formats.onnx_model import OnnxModel
+from decascade.formats.onnx import model as onnx_model
+from decascade.formats.onnx.format import FORMAT
+from decascade.formats.onnx.model import OnnxModel
 from decascade.formats.registry import format_of
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.interpret import run

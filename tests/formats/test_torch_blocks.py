@@ -11,7 +11,7 @@ import pytest
 
 from decascade.checking.cascades import check_replacement
 from decascade.cost import target_named
-from decascade.formats.torch import FORMAT, read
+from decascade.formats.torch.format import FORMAT, read
 from decascade.ir.interpret import run
 from decascade.ir.ops import Affine, BiasMap, Conv, Pad
 from decascade.regions.merge import Options, merge_graph

@@ -15,8 +15,8 @@ import pytest
 
 import decascade as dc
 from decascade.errors import FormatError, UnsafeModelError
-from decascade.formats.torch import FORMAT
-from decascade.formats.torch_archive import is_expression
+from decascade.formats.torch.archive import is_expression
+from decascade.formats.torch.format import FORMAT
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

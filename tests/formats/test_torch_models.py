@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from decascade.cost import target_named
-from decascade.formats.onnx import FORMAT as ONNX
-from decascade.formats.torch import FORMAT, read
+from decascade.formats.onnx.format import FORMAT as ONNX
+from decascade.formats.torch.format import FORMAT, read
 from decascade.ir.graph import Graph
 from decascade.ir.interpret import run
 from decascade.ir.ops import Conv, Foreign

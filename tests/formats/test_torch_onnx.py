@@ -15,8 +15,8 @@ import pytest
 
 import decascade as dc
 from decascade.cost import target_named
-from decascade.formats.onnx import FORMAT as ONNX
-from decascade.formats.torch import FORMAT, read
+from decascade.formats.onnx.format import FORMAT as ONNX
+from decascade.formats.torch.format import FORMAT, read
 from decascade.ir.graph import Graph
 from decascade.ir.interpret import run
 from decascade.ir.ops import Conv

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from decascade.formats.torch import FORMAT, read
+from decascade.formats.torch.format import FORMAT, read
 from decascade.ir.interpret import run
 from decascade.ir.ops import Foreign
 

@@ -11,7 +11,7 @@ import pytest
 from decascade.api import merge
 from decascade.cost import target_named
 from decascade.errors import FormatError, UsageError
-from decascade.formats.torch import FORMAT, read
+from decascade.formats.torch.format import FORMAT, read
 from decascade.ir.interpret import run
 from decascade.ir.ops import Activation, Affine, Conv, Foreign
 from decascade.regions.merge import Options, merge_graph

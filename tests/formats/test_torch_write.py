@@ -13,7 +13,7 @@ import pytest
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.cost import target_named
 from decascade.errors import FormatError, GraphError, UsageError
-from decascade.formats.torch import FORMAT, read
+from decascade.formats.torch.format import FORMAT, read
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.interpret import run
 from decascade.ir.ops import (

@@ -17,8 +17,8 @@ from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.ops import Activation, Add, Dense, Foreign, GlobalPool, Op, Pool
 from decascade.ir.shapes import infer_graph
 from decascade.regions.merge import sized
-from decascade.report.facts import Report
-from decascade.report.parts import GraphFacts
+from decascade.report.facts.parts import GraphFacts
+from decascade.report.facts.report import Report
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "digits.onnx"
 FIRST = np.ones((4, 2, 3, 3), "f4")

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 import decascade as dc
 from decascade.cli import run
-from decascade.report.device import ChipFacts, EqualiseFacts, ExportFacts, FidelityFacts, MicroFacts
-from decascade.report.facts import CascadeFacts, CostFacts, ProofFacts, ProofRow, Report, VerificationFacts, Worst
-from decascade.report.html import _tiles as tiles
-from decascade.report.html import inline, page
-from decascade.report.html_data import DECADES, LEVELS, MAPS, NODES, _level, page_data
-from decascade.report.html_layout import NODE, layouts
-from decascade.report.load import from_dict, load_report
-from decascade.report.parts import GraphFacts, Measure, NodeFacts
+from decascade.report.facts.device import ChipFacts, EqualiseFacts, ExportFacts, FidelityFacts, MicroFacts
+from decascade.report.facts.load import from_dict, load_report
+from decascade.report.facts.parts import GraphFacts, Measure, NodeFacts
+from decascade.report.facts.report import CascadeFacts, CostFacts, ProofFacts, ProofRow, Report, VerificationFacts, Worst
+from decascade.report.html.data import DECADES, LEVELS, MAPS, NODES, _level, page_data
+from decascade.report.html.layout import NODE, layouts
+from decascade.report.html.page import _tiles as tiles
+from decascade.report.html.page import inline, page
 from report_examples import DIGITS, check_against, compressed, large, merged, proven
 
 EVIL = '</script><script>alert(1)</script><img src=x onerror=alert(2)>\'"&<!--'

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from browser import CHROMIUM, Browser
-from decascade.report.bench import BenchFacts, LayerCost, ModelCost, TargetFacts
-from decascade.report.facts import Report
-from decascade.report.html import page
+from decascade.report.facts.bench import BenchFacts, LayerCost, ModelCost, TargetFacts
+from decascade.report.facts.report import Report
+from decascade.report.html.page import page
 from report.test_html import EVIL, EXPORTED, evil_report
 from report_examples import compressed, compressed_run, large, merged, proven
 

@@ -16,8 +16,8 @@ import pytest
 import decascade as dc
 from decascade.cli import run
 from decascade.errors import UsageError
-from decascade.report.facts import ProofFacts, ProofRow, Report, VerificationFacts, json_text, to_json
-from decascade.report.load import LARGEST, from_dict, load_report
+from decascade.report.facts.load import LARGEST, from_dict, load_report
+from decascade.report.facts.report import ProofFacts, ProofRow, Report, VerificationFacts, json_text, to_json
 from report_examples import DIGITS, SCHEMA, compressed, merged, proven
 
 EXAMPLES: dict[str, Callable[[], Report]] = {

@@ -12,8 +12,8 @@ import jsonschema
 import pytest
 
 import decascade
-from decascade.report.facts import CascadeFacts, CostFacts, ErrorFacts, Layers, Report, VerificationFacts, Worst, to_json
-from decascade.report.terminal import chain, change, quantity
+from decascade.report.facts.report import CascadeFacts, CostFacts, ErrorFacts, Layers, Report, VerificationFacts, Worst, to_json
+from decascade.report.terminal.report import chain, change, quantity
 
 SCHEMA: dict[str, Any] = json.loads((Path(decascade.__file__).parent / "report" / "schema.json").read_text())
 

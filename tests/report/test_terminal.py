@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from decascade.report.bench import BenchFacts, LayerCost, ModelCost, TargetFacts
-from decascade.report.facts import CascadeFacts, CostFacts, ProofFacts, ProofRow, Report, VerificationFacts, Worst
-from decascade.report.measures import render_front
-from decascade.report.parts import FrontPoint, Measure
-from decascade.report.tables import plain_text
-from decascade.report.terminal import clipped, render_verification
+from decascade.report.facts.bench import BenchFacts, LayerCost, ModelCost, TargetFacts
+from decascade.report.facts.parts import FrontPoint, Measure
+from decascade.report.facts.report import CascadeFacts, CostFacts, ProofFacts, ProofRow, Report, VerificationFacts, Worst
+from decascade.report.terminal.measures import render_front
+from decascade.report.terminal.report import clipped, render_verification
+from decascade.report.terminal.tables import plain_text
 from report.test_html import EXPORTED
 from report_examples import compressed, merged, proven
 

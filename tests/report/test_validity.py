@@ -13,9 +13,9 @@ from decascade.algebra.conv import Conv
 from decascade.bounds import prove
 from decascade.bounds.observe import observe
 from decascade.ir.ops import Activation
-from decascade.report.facts import ProofFacts, ProofRow, ValidityFacts
-from decascade.report.tables import plain_text
-from decascade.report.validity import box_text, render_activations, render_proofs, render_validity
+from decascade.report.facts.report import ProofFacts, ProofRow, ValidityFacts
+from decascade.report.terminal.tables import plain_text
+from decascade.report.terminal.validity import box_text, render_activations, render_proofs, render_validity
 
 
 def certificate(stable: int, dead: int, neither: int) -> dict[str, Any]:

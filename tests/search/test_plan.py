@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from decascade.compress.plan import cover as plan
+from decascade.compress.plan.cover import Option, choose
 from decascade.errors import UsageError
-from decascade.search import plan
-from decascade.search.plan import Option, choose
 
 
 def allowed(options: list[Option], chosen: tuple[int, ...]) -> bool:

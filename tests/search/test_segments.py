@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from cascades import Options, cascades
 from decascade.algebra.conv import Conv, ConvTranspose
+from decascade.compress.receptive_field import Reach, reach_of
+from decascade.compress.segments import LAYERS, Segment, find_segments
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.interpret import run
 from decascade.ir.ops import (
@@ -30,8 +32,6 @@ from decascade.ir.ops import (
     Upsample,
 )
 from decascade.ir.shapes import infer_graph
-from decascade.search.reach import Reach, reach_of
-from decascade.search.segments import LAYERS, Segment, find_segments
 from laws import Net
 
 KINDS = ["layer"] * 4 + ["act"] * 2 + ["add"] * 3 + ["identity", "foreign", "pinned", "two", "none"]

@@ -16,20 +16,20 @@ from decascade.api.finding import Asked, find
 from decascade.api.limits import Limit, check_limits
 from decascade.api.runs import RunFolder
 from decascade.checking.models import Subject
+from decascade.compress.data.batches import Dataset, Scaling, load_dataset
+from decascade.compress.data.scaling import warn_of_range
+from decascade.compress.distill.train import Distilled, DistillOptions, distill
+from decascade.compress.divergence import outputs_of
+from decascade.compress.pipeline import Closeness, Work, closeness, exact_tier
+from decascade.compress.plan.assemble import put_in
+from decascade.compress.plan.budget import largest_speedup
+from decascade.compress.plan.choice import Plan
+from decascade.compress.plan.survey import Survey, check_additive
 from decascade.cost import Target
 from decascade.errors import UsageError
-from decascade.fit.assemble import put_in
-from decascade.fit.data import Dataset, Scaling, load_dataset
-from decascade.fit.data_range import warn_of_range
-from decascade.fit.distill import Distilled, DistillOptions, distill
-from decascade.fit.divergence import outputs_of
-from decascade.fit.pipeline import Closeness, Work, closeness, exact_tier
-from decascade.fit.survey import Survey, check_additive
 from decascade.ir.graph import Graph
 from decascade.regions.merge import Cascade, Options
-from decascade.report.parts import Curve, FrontPoint
-from decascade.search.budget import largest_speedup
-from decascade.search.choice import Plan
+from decascade.report.facts.parts import Curve, FrontPoint
 
 SPAN = 4
 """Layers of the longest segment that one student may replace."""

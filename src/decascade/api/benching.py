@@ -11,10 +11,10 @@ from decascade.api.common import InputShape, Progress, read_model, resolved
 from decascade.checking.models import Subject
 from decascade.cost import Target
 from decascade.deploy.benchmark import Effort, check_two, compare_on
-from decascade.deploy.meter_ort import machine
+from decascade.deploy.meters.ort import machine
 from decascade.deploy.tools import PACKAGES, version_of
 from decascade.errors import UsageError
-from decascade.report.bench import BenchFacts
+from decascade.report.facts.bench import BenchFacts
 
 ALWAYS = ("macs", "memory")
 """Counted in any case; they take no time."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from decascade.compress.pipeline import Closeness, Work
+from decascade.compress.plan.choice import Choice, Plan
+from decascade.compress.plan.survey import Survey
 from decascade.cost import Cost, target_named
-from decascade.fit.pipeline import Closeness, Work
-from decascade.fit.survey import Survey
 from decascade.ir.graph import Graph
 from decascade.regions.merge import Cascade
-from decascade.report.facts import Measure
-from decascade.report.parts import StudentFacts, WidthPoint
-from decascade.search.choice import Choice, Plan
+from decascade.report.facts.parts import StudentFacts, WidthPoint
+from decascade.report.facts.report import Measure
 
 
 def student_rows(work: Work, plan: Plan, exact: Sequence[Cascade], student: Graph, distilled: bool) -> list[Cascade]:

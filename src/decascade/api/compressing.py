@@ -20,13 +20,13 @@ from decascade.api.runs import RunFolder
 from decascade.checking.models import Subject, compare
 from decascade.checking.plan import with_data
 from decascade.checking.samples import from_data
+from decascade.compress.data.batches import Scaling
+from decascade.compress.distill.train import Distilled, DistillOptions
+from decascade.compress.plan.choice import Plan
 from decascade.cost import Target
 from decascade.errors import UsageError, VerificationError
-from decascade.fit.data import Scaling
-from decascade.fit.distill import Distilled, DistillOptions
-from decascade.report.facts import Report
-from decascade.report.parts import CompressionFacts, FrontPoint
-from decascade.search.choice import Plan
+from decascade.report.facts.parts import CompressionFacts, FrontPoint
+from decascade.report.facts.report import Report
 
 CHECKED = 8
 """Held-out samples on which the written model is compared with the student."""

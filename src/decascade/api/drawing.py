@@ -28,7 +28,7 @@ from decascade.ir.ops import (
     Upsample,
 )
 from decascade.regions.merge import Cascade
-from decascade.report.parts import GraphFacts, NodeFacts, Size
+from decascade.report.facts.parts import GraphFacts, NodeFacts, Size
 
 PLAIN: dict[type, str] = {
     Affine: "scale and shift", Flatten: "flatten", Pad: "padding", Add: "sum", Concat: "concatenation",

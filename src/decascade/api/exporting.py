@@ -16,14 +16,14 @@ from decascade.api.places import check_report
 from decascade.checking.data import load_arrays, load_data
 from decascade.checking.models import Subject
 from decascade.checking.samples import DEFAULT, Batch, batches, from_data
-from decascade.deploy.as_c import c_files
-from decascade.deploy.as_onnx import onnx_file
-from decascade.deploy.as_tflite import float_tflite, int8_tflite
-from decascade.deploy.fidelity import labels_of
+from decascade.deploy.c.export import c_files
 from decascade.deploy.made import Made, Source
+from decascade.deploy.onnx.export import onnx_file
+from decascade.deploy.tflite.export import float_tflite, int8_tflite
+from decascade.deploy.tflite.fidelity import labels_of
 from decascade.errors import OutputError, UsageError
 from decascade.output import Item, check_place, write_all
-from decascade.report.device import ExportFacts
+from decascade.report.facts.device import ExportFacts
 from decascade.report.files import write_report
 
 Maker = Callable[[Source, str], Made]

@@ -22,7 +22,7 @@ from decascade.ir.graph import Graph
 from decascade.regions.linearise import Claim
 from decascade.regions.merge import Cascade, Options, merge_graph
 from decascade.regions.proven import merge_with
-from decascade.report.facts import ValidityFacts
+from decascade.report.facts.report import ValidityFacts
 
 Tier = Literal["exact", "proven", "observed"]
 
@@ -147,7 +147,7 @@ def seals_of(subject: Subject) -> tuple[Seal, ...]:
 
 def _earlier(subject: Subject) -> tuple[str, ...]:
     """What is to be said of a model that is itself valid only somewhere."""
-    from decascade.report.validity import box_text
+    from decascade.report.terminal.validity import box_text
 
     return tuple(
         f"the model was itself made of {s.model or 'a live model'} and equals that only for "

@@ -11,7 +11,7 @@ from decascade.api.reporting import cascade_facts, make_report
 from decascade.api.showing import check_witnesses, with_witnesses
 from decascade.checking.models import Subject
 from decascade.cost import Target
-from decascade.report.facts import Report
+from decascade.report.facts.report import Report
 
 
 def inspect(

@@ -24,7 +24,7 @@ from decascade.errors import VerificationError
 from decascade.formats.base import Format
 from decascade.output import Item, write_all
 from decascade.regions.guard import guarded
-from decascade.report.facts import ErrorFacts, Report, VerificationFacts
+from decascade.report.facts.report import ErrorFacts, Report, VerificationFacts
 from decascade.report.files import write_report
 
 LARGE = 1e8

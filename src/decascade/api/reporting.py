@@ -18,7 +18,7 @@ from decascade.formats.base import Format
 from decascade.ir.graph import Graph
 from decascade.ir.ops import Conv, ConvTranspose, Dense
 from decascade.regions.merge import NOMINAL, Cascade, sized
-from decascade.report.facts import CascadeFacts, CostFacts, ErrorFacts, Layers, Report, VerificationFacts
+from decascade.report.facts.report import CascadeFacts, CostFacts, ErrorFacts, Layers, Report, VerificationFacts
 
 PACKAGES = {"onnx": ("onnx", "onnx-ir", "onnxruntime"), "keras": ("keras", "tensorflow-cpu", "tensorflow"), "torch": ("torch",)}
 """Whose versions a report names."""

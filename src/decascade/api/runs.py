@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from decascade.compress.plan.choice import Plan
 from decascade.errors import OutputError, UsageError
-from decascade.search.choice import Plan
 
 ASKED, PLAN = "asked.json", "plan.json"
 

@@ -9,19 +9,19 @@ from typing import Any
 from decascade.api.attempts import SPAN, begin, silent
 from decascade.api.common import InputShape, Progress, read_model
 from decascade.checking.models import Subject
+from decascade.compress.data.batches import Scaling, load_dataset
+from decascade.compress.data.scaling import warn_of_range
+from decascade.compress.distill.train import Distilled, DistillOptions
+from decascade.compress.distill.train import distill as distill_graphs
+from decascade.compress.divergence import outputs_of
+from decascade.compress.plan.assemble import runner
+from decascade.compress.plan.candidates import candidates, fit_all, proposals, sizes_of, supported
+from decascade.compress.plan.survey import batch_size
+from decascade.compress.students.families import Fit, Student
+from decascade.compress.students.moments import collect
+from decascade.compress.torch_graph.graph import Lowered
 from decascade.cost import Target
 from decascade.errors import UsageError
-from decascade.fit.assemble import runner
-from decascade.fit.candidates import candidates, fit_all, proposals, sizes_of, supported
-from decascade.fit.data import Scaling, load_dataset
-from decascade.fit.data_range import warn_of_range
-from decascade.fit.distill import Distilled, DistillOptions
-from decascade.fit.distill import distill as distill_graphs
-from decascade.fit.divergence import outputs_of
-from decascade.fit.lowered import Lowered
-from decascade.fit.moments import collect
-from decascade.fit.students import Fit, Student
-from decascade.fit.survey import batch_size
 
 
 @dataclass(frozen=True)

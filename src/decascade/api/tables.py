@@ -11,17 +11,17 @@ from pathlib import Path
 
 from decascade.api.attempts import SPAN
 from decascade.api.common import InputShape, Progress, read_model
+from decascade.compress.plan.candidates import candidates
+from decascade.compress.students.families import written
 from decascade.cost import Cost
 from decascade.cost.count import macs, parameters
 from decascade.cost.folding import folded
 from decascade.cost.layers import layer_text, standalone
 from decascade.cost.macs import Macs
 from decascade.cost.table import FOLDED
-from decascade.deploy.meter_tflite import tflite_of
-from decascade.deploy.onnx_graph import onnx_of
+from decascade.deploy.meters.tflite import tflite_of
+from decascade.deploy.onnx.model import onnx_of
 from decascade.errors import OutputError, UsageError
-from decascade.fit.candidates import candidates
-from decascade.fit.students import written
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.output import Item, write_all
 from decascade.regions.merge import Options, merge_graph

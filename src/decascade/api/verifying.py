@@ -21,8 +21,8 @@ from decascade.checking.samples import DEFAULT
 from decascade.checking.seals import Seal, derived, digest, intersection
 from decascade.errors import UsageError
 from decascade.regions.linearise import Claim
-from decascade.report.facts import ProofFacts, Report, VerificationFacts
-from decascade.report.load import from_dict, load_report
+from decascade.report.facts.load import from_dict, load_report
+from decascade.report.facts.report import ProofFacts, Report, VerificationFacts
 
 
 @dataclass(frozen=True, eq=False)

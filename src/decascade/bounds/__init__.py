@@ -2,6 +2,6 @@
 
 from decascade.bounds.box import Box
 from decascade.bounds.certificate import ActivationRecord, Certificate, Status
-from decascade.bounds.prove import prove
+from decascade.bounds.prove.driver import prove
 
 __all__ = ["ActivationRecord", "Box", "Certificate", "Status", "prove"]

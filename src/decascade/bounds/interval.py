@@ -90,6 +90,8 @@ def extend(
 
 def step(op: Op, sources: Sequence[Bounds], u: float) -> Bounds | None:
     """Bounds of one operation's result; None for an operation that nothing is known of."""
+    if not sources:
+        return None
     x = sources[0]
     match op:
         case Conv() | ConvTranspose() | Dense():

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from decascade.bounds.certificate import ActivationRecord, Certificate, Status, Witness
 from decascade.bounds.forward import Values, run
 from decascade.bounds.geometry import part
-from decascade.bounds.prove import Progress, activations
+from decascade.bounds.prove.driver import Progress, activations
 from decascade.bounds.regimes import regime_of, regimes
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Activation, Foreign

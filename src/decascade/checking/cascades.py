@@ -17,8 +17,8 @@ from decascade.errors import CannotInterpret, VerificationError
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import run
 from decascade.ir.ops import Affine, BiasMap, Dense, Op
-from decascade.report.facts import ErrorFacts
-from decascade.report.parts import ErrorMap
+from decascade.report.facts.parts import ErrorMap
+from decascade.report.facts.report import ErrorFacts
 
 OPEN = 23
 """What stands for an open size at the entry of a segment."""

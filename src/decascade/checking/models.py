@@ -19,7 +19,7 @@ from decascade.ir.graph import Graph
 from decascade.ir.interpret import run
 from decascade.ir.ops import Foreign
 from decascade.ir.shapes import compatible, show
-from decascade.report.facts import VerificationFacts, Worst
+from decascade.report.facts.report import VerificationFacts, Worst
 
 Outputs = dict[str, NDArray[Any]]
 Progress = Callable[[str, float], None]

@@ -35,8 +35,8 @@ def bench(
     """
     from decascade import api
     from decascade.output import Item, check_place, write_all
-    from decascade.report.bench_text import plot_html, render_bench
     from decascade.report.files import write_report
+    from decascade.report.terminal.bench import plot_html, render_bench
 
     sources = [Path(m) for m in (model, other) if m is not None]
     if plot is not None:

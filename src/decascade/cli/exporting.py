@@ -41,7 +41,7 @@ def export(
         decascade export model.onnx -o net.c
     """
     from decascade import api
-    from decascade.report.device_text import render_export
+    from decascade.report.terminal.device import render_export
 
     with progress_bar(quiet) as progress:
         facts = api.export(

@@ -35,9 +35,9 @@ def report(
 
     from decascade import api
     from decascade.output import Item, write_all
-    from decascade.report.facts import Report
+    from decascade.report.facts.load import load_report
+    from decascade.report.facts.report import Report
     from decascade.report.files import write_report
-    from decascade.report.load import load_report
 
     if output is not None:
         api.check_page(output, [file], force)

@@ -21,7 +21,7 @@ def show(found: Any, render: Callable[[], Any], quiet: bool, as_json: bool) -> N
 
 
 def console() -> Any:
-    from decascade.report.terminal import console
+    from decascade.report.terminal.report import console
 
     return console()
 

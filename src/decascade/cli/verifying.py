@@ -26,7 +26,7 @@ from decascade.cli.options import (
 )
 from decascade.cli.show import progress_bar, show
 from decascade.errors import UsageError, VerificationError
-from decascade.report.facts import ProofFacts, VerificationFacts
+from decascade.report.facts.report import ProofFacts, VerificationFacts
 
 
 @app.command()
@@ -63,8 +63,8 @@ def verify(
     from decascade import api
     from decascade.output import Item, write_all
     from decascade.report.files import write_report
-    from decascade.report.terminal import render_verification
-    from decascade.report.validity import render_proofs
+    from decascade.report.terminal.report import render_verification
+    from decascade.report.terminal.validity import render_proofs
 
     if certificate is not None and b is not None:
         raise UsageError("--certificate is about one model: leave the second out")

@@ -15,20 +15,20 @@ from decascade.checking.models import Subject
 from decascade.cost import Cost, Target
 from decascade.cost.folding import folded
 from decascade.cost.layers import is_free, layer_text
-from decascade.deploy.as_tflite import traced
-from decascade.deploy.deployed import to_file
-from decascade.deploy.litert import Model
-from decascade.deploy.meter_ort import samples
-from decascade.deploy.onnx_graph import onnx_of
-from decascade.deploy.tflite import to_float, to_int8
-from decascade.deploy.timing import fastest
+from decascade.deploy.meters.ort import samples
+from decascade.deploy.meters.timing import fastest
+from decascade.deploy.onnx.model import onnx_of
+from decascade.deploy.tflite.convert import to_float, to_int8
+from decascade.deploy.tflite.deployed import to_file
+from decascade.deploy.tflite.export import traced
+from decascade.deploy.tflite.litert import Model
 from decascade.deploy.tools import module
 from decascade.errors import UsageError
-from decascade.formats.onnx_model import OnnxModel
+from decascade.formats.onnx.model import OnnxModel
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Activation, Add, Dense, Foreign, Pad
 from decascade.regions.merge import sized
-from decascade.report.bench import LayerCost, ModelCost, Spread, TargetFacts
+from decascade.report.facts.bench import LayerCost, ModelCost, Spread, TargetFacts
 
 F64 = NDArray[np.float64]
 Run = Callable[[], object]

@@ -14,8 +14,8 @@ from decascade.checking.samples import Batch
 from decascade.deploy.tools import version_of
 from decascade.errors import UsageError, VerificationError
 from decascade.ir.graph import Graph
-from decascade.report.device import ChipFacts, EqualiseFacts, FidelityFacts, MicroFacts
-from decascade.report.facts import VerificationFacts
+from decascade.report.facts.device import ChipFacts, EqualiseFacts, FidelityFacts, MicroFacts
+from decascade.report.facts.report import VerificationFacts
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,25 +19,25 @@ Told = Callable[[str], None]
 
 
 def _ort(cache: Cache) -> Meter:
-    from decascade.deploy.meter_ort import OrtMeter
+    from decascade.deploy.meters.ort import OrtMeter
 
     return OrtMeter(cache)
 
 
 def _litert(cache: Cache, int8: bool) -> Meter:
-    from decascade.deploy.meter_tflite import LiteRTMeter
+    from decascade.deploy.meters.tflite import LiteRTMeter
 
     return LiteRTMeter(int8, cache)
 
 
 def _arena(int8: bool) -> Meter:
-    from decascade.deploy.meter_tflite import ArenaMeter
+    from decascade.deploy.meters.tflite import ArenaMeter
 
     return ArenaMeter(int8)
 
 
 def _chip(machine: str) -> Meter:
-    from decascade.deploy.meter_chip import ChipMeter
+    from decascade.deploy.meters.chip import ChipMeter
 
     return ChipMeter(machine)
 

@@ -27,6 +27,11 @@ class Row:
     accepts: str
     refuses: tuple[str, ...] = ()
 
+    @property
+    def package(self) -> str:
+        """The folder of the format's modules, with a dot behind it."""
+        return self.module.rpartition(".")[0] + "."
+
     def load(self) -> Format:
         """The format's module, imported now; the framework itself is only imported when it is used."""
         return cast(Format, import_module(self.module).FORMAT)
@@ -34,10 +39,10 @@ class Row:
 
 # Keras before PyTorch: under its torch backend a keras.Model is also a torch.nn.Module.
 ROWS: tuple[Row, ...] = (
-    Row("onnx", (".onnx",), "decascade.formats.onnx", ("onnx", "onnx_ir", "torch"),
+    Row("onnx", (".onnx",), "decascade.formats.onnx.format", ("onnx", "onnx_ir", "torch"),
         "onnx.ModelProto, onnx_ir.Model, torch.onnx.ONNXProgram"),
-    Row("keras", (".keras", ".h5", ".hdf5"), "decascade.formats.keras", ("keras",), "keras.Model"),
-    Row("torch", (".pt2",), "decascade.formats.torch", ("torch",), "torch.nn.Module",
+    Row("keras", (".keras", ".h5", ".hdf5"), "decascade.formats.keras.format", ("keras",), "keras.Model"),
+    Row("torch", (".pt2",), "decascade.formats.torch.format", ("torch",), "torch.nn.Module",
         refuses=(".pt", ".pth", ".th", ".ckpt", ".pkl")),
 )
 
@@ -59,7 +64,7 @@ def format_of(model: object) -> Format:
     packages = {module.partition(".")[0] for module in modules}
     for row in ROWS:
         # a format's own holder of a model, say that of one read from a file, is a live object too
-        if packages.intersection(row.packages) or any(module.startswith(row.module) for module in modules):
+        if packages.intersection(row.packages) or any(module.startswith(row.package) for module in modules):
             found = row.load()
             if found.owns(model):
                 return found

@@ -1,0 +1,195 @@
+"""New nodes as plain Keras layers.
+
+Chosen so that they are stored in .keras and in HDF5, load without decascade, and convert with the TFLite converter:
+- a scale and shift per channel: a depthwise 1×1 convolution (1-D, 2-D), else `Rescaling` with the numbers as lists;
+- a bias map, and padding with another constant than zero: `Rescaling` with the map as its offset;
+- constant channels: a 1×1 convolution with a zero kernel, its bias the constant, concatenated;
+- picked channels: cropped where they are neighbours, else a 1×1 convolution with a one per row;
+- kernels over a stride with a dilation, which Keras refuses, and transposed ones with a dilation, which TFLite
+  refuses: spread out with zeros.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from decascade.algebra.conv import Conv, ConvTranspose, Pads
+from decascade.errors import GraphError
+from decascade.formats.keras import emit_conv as conv
+from decascade.formats.keras import emit_moves as moves
+from decascade.formats.keras.activations import write_layer
+from decascade.formats.keras.base import AnyArray, Layout, channel_axis, fresh, keras, native_axis, to_native
+from decascade.ir.graph import Node
+from decascade.ir.ops import (
+    Activation,
+    Add,
+    Affine,
+    BiasMap,
+    Concat,
+    Dense,
+    Flatten,
+    Foreign,
+    GlobalPool,
+    Identity,
+    Pad,
+    Pool,
+    Product,
+    Select,
+    Slice,
+    Upsample,
+)
+
+
+class Recorder(Protocol):
+    """Where the calls of new layers are made and remembered."""
+
+    names: set[str]
+
+    def call(self, layer: Any, *args: Any, **kwargs: Any) -> Any: ...
+
+
+@dataclass(eq=False)
+class Emitter:
+    """Makes the layers of one node.  `name`: what the last of them shall be called."""
+
+    level: Recorder
+    layout: Layout
+    dtype: Any
+    name: str
+    made: list[str] = field(default_factory=list[str])
+
+    def emit(self, node: Node, given: Sequence[Any], function: Any = None) -> Any:
+        """The tensor that the node writes; `function` is the user's own activation function behind it.
+
+        Raises:
+            GraphError: the node has no form in Keras.
+        """
+        x = given[0]
+        match node.op:
+            case Conv() | ConvTranspose() | Dense() | Affine() | BiasMap():
+                return self._layer(node.op, x)
+            case Add():
+                return self._add(given, node.op.signs)
+            case Product():
+                return self.put("Multiply", list(given))
+            case Concat():
+                return self.put("Concatenate", list(given), axis=native_axis(node.op.axis, len(x.shape), self.layout))
+            case Activation() | Foreign() if function is not None:
+                if isinstance(function, keras().layers.Layer) and function.weights:
+                    raise GraphError(f"{node.name}: its activation {function.name} has weights, it cannot be moved")
+                return self.put("Activation", x, activation=function)
+            case Activation():
+                return self._activation(node.op, x)
+            case Identity():
+                return x
+            case Pool():
+                return moves.pool(self, node.op, x)
+            case GlobalPool():
+                kind = "Average" if node.op.kind == "avg" else "Max"
+                return self.put(f"Global{kind}Pooling{len(x.shape) - 2}D", x, keepdims=node.op.keepdims, ordered=True)
+            case Flatten():
+                return moves.flatten(self, node.op, x)
+            case Pad():
+                return moves.pad(self, node.op, x)
+            case Select():
+                return moves.select(self, node.op.indices, x)
+            case Slice():
+                return moves.cut(self, node.op, x)
+            case Upsample():
+                return moves.repeat(self, node.op.factor, x)
+            case _:
+                raise GraphError(f"{node.name}: a new {type(node.op).__name__} cannot be written in Keras")
+
+    def put(
+        self, kind: str, x: Any, weights: Sequence[AnyArray] = (), name: str = "", ordered: bool = False, **options: Any
+    ) -> Any:
+        """Calls a new layer of this class.  `ordered`: it takes a data_format; `name` marks a helper of the node's."""
+        if ordered:
+            options = {"data_format": self.layout, **options}
+        layer = getattr(keras().layers, kind)(name=self.unique(name), **self.policy(), **options)
+        result = self.level.call(layer, x)
+        if weights:
+            layer.set_weights(list(weights))
+        return result
+
+    def policy(self) -> dict[str, Any]:
+        return {} if self.dtype is None else {"dtype": self.dtype}
+
+    def unique(self, part: str = "") -> str:
+        """A layer name that TensorFlow's name scopes take, not in use in this model."""
+        base = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{self.name}_{part}" if part else self.name).lstrip("_.-") or "layer"
+        name = fresh(base, self.level.names)
+        self.level.names.add(name)
+        return name
+
+    def size(self, x: Any) -> tuple[int | None, ...]:
+        """The spatial size of a symbolic tensor."""
+        shape = tuple(x.shape)
+        return shape[1:-1] if self.layout == "channels_last" and len(shape) > 2 else shape[2:]
+
+    def channels(self, x: Any) -> int:
+        return int(x.shape[channel_axis(len(x.shape), self.layout)])
+
+    def floating(self, x: Any) -> Any:
+        """Pixels may come as integers, which a convolution does not take."""
+        return x if "float" in str(x.dtype) else self.put("Rescaling", x, name="cast", scale=1.0)
+
+    def shift(self, x: Any, values: AnyArray, name: str = "") -> Any:
+        """x + values, which has no batch axis and is in the graph's layout."""
+        native = to_native(values[None], self.layout)[0]
+        return self.put("Rescaling", x, name=name, scale=1.0, offset=native.astype(np.float64).tolist())
+
+    def spread(self, values: AnyArray, rank: int) -> list[Any]:
+        """Numbers per channel as a nested list that broadcasts against a tensor of this rank."""
+        shape = [1] * max(rank - 1, 3 if rank > 2 else 1)
+        shape[channel_axis(rank, self.layout) - rank] = -1
+        return values.astype(np.float64).reshape(shape).tolist()
+
+    def zeros(self, x: Any, pads: Pads, name: str) -> Any:
+        """Crops, then pads with zeros."""
+        rank = len(pads)
+        ordered = rank > 1
+        crops = [(max(-lo, 0), max(-hi, 0)) for lo, hi in pads]
+        frame = [(max(lo, 0), max(hi, 0)) for lo, hi in pads]
+        if rank == 1 and self.layout == "channels_first":
+            # the 1-D layers know channels-last alone
+            return moves.along_one_axis(self, x, crops[0], frame[0], name)
+        helper = name if any(lo or hi for lo, hi in frame) else ""
+        if any(lo or hi for lo, hi in crops):
+            last = name if not any(lo or hi for lo, hi in frame) else f"{name}_crop" if name else "crop"
+            x = self.put(f"Cropping{rank}D", x, name=last, cropping=crops[0] if rank == 1 else crops, ordered=ordered)
+        if any(lo or hi for lo, hi in frame):
+            x = self.put(f"ZeroPadding{rank}D", x, name=helper, padding=frame[0] if rank == 1 else frame, ordered=ordered)
+        return x
+
+    def _layer(self, op: Conv | ConvTranspose | Dense | Affine | BiasMap, x: Any) -> Any:
+        match op:
+            case Conv():
+                return conv.convolution(self, op, x)
+            case ConvTranspose():
+                return conv.transposed(self, op, x)
+            case Dense():
+                return conv.dense(self, op.layer, x)
+            case Affine():
+                return conv.affine(self, op, x)
+            case _:
+                return self.shift(self.floating(x), op.values)
+
+    def _add(self, given: Sequence[Any], signs: Sequence[int]) -> Any:
+        signs = signs or (1,) * len(given)
+        if tuple(signs) == (1, -1):
+            return self.put("Subtract", list(given))
+        terms = [x if s > 0 else self.put("Rescaling", x, name="minus", scale=-1.0) for x, s in zip(given, signs, strict=True)]
+        return self.put("Add", terms) if len(terms) > 1 else terms[0]
+
+    def _activation(self, op: Activation, x: Any) -> Any:
+        layer = write_layer(op, len(x.shape), self.layout, {"name": self.unique(), **self.policy()})
+        result = self.level.call(layer, x)
+        if op.slope is not None:
+            layer.set_weights([op.slope.reshape(layer.alpha.shape)])
+        return result

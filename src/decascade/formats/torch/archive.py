@@ -1,0 +1,243 @@
+"""Opening a .pt2 file without running what is in it.
+
+torch.export.load unpickles weights, constants and sample inputs if the archive says so, loads compiled libraries, evaluates
+size expressions as Python (sympy.sympify) and builds source code out of names.  So the archive is taken apart here: every
+member, name, operator and expression is checked against what an exported program needs, and torch is given a new archive,
+in memory, of the checked parts alone: weights as raw bytes, no pickles, no guards, no notes on where the code came from.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from decascade.errors import FormatError, UnsafeModelError
+from decascade.formats.base import NOTE
+from decascade.formats.files import checked_container
+from decascade.formats.torch.common import NOTE_KEY, load, one_line, words
+
+RESAVE = "load it where you trust it and store it again with torch.export.save, or pass the live nn.Module"
+
+_MODEL = "models/model.json"
+_WEIGHTS, _CONSTANTS = "data/weights/model_weights_config.json", "data/constants/model_constants_config.json"
+_SAMPLE = "data/sample_inputs/model.pt"
+EXTRA = f"extra/{NOTE}.json"
+_KNOWN = re.compile(
+    r"models/model\.json|data/(weights|constants)/(model_(weights|constants)_config\.json|(weight|tensor)_\d+)"
+    r"|data/sample_inputs/model\.pt|archive_format|archive_version|byteorder|version|\.data/.*"
+    r"|\.format_version|\.storage_alignment|extra/decascade\.json"
+)
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_PATH = re.compile(r"[^\"'\\\x00-\x1f\x7f]*")
+_OPERATOR = re.compile(r"torch\.ops\.(aten|prims|prim)\.(?!__)\w+\.(?!__)\w+")
+_FORBIDDEN = re.compile(r"torch\.ops\.\w+\.(from_file|save|load|_?pickle\w*|set_)\.\w+")
+_ARITHMETIC = re.compile(
+    r"_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pos|pow|getitem|eq|ne|lt|le|gt|ge|and_|or_|not_)"
+    r"|math\.(ceil|floor|trunc|sqrt)|torch\.(sym_(float|int|ite|max|min|not|sqrt|sum)|_sym_sqrt)"
+)
+_FUNCTIONS = words(
+    "Symbol Integer Float Rational Add Mul Pow Mod Max Min FloorDiv CeilDiv CleanDiv PythonMod ModularIndexing Where CeilToInt "
+    "FloorToInt TruncToInt ToFloat IntTrueDiv FloatTrueDiv PowByNatural Identity Eq Ne Lt Le Gt Ge True False positive integer "
+    "nonnegative zero oo Unequality Equality StrictLessThan LessThan StrictGreaterThan GreaterThan"
+)
+_TOKENS = re.compile(
+    r"\s*(?:(?P<word>[A-Za-z_]\w*)|'(?P<quoted>[A-Za-z]\w*)'|\d+(?:\.\d+)?|\*\*|//|<=|>=|==|!=|[-+*/%(),=<>])"
+)
+_IMMUTABLE = "torch.fx.immutable_collections.immutable_"
+_TREES = frozenset(
+    ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", f"{_IMMUTABLE}dict", f"{_IMMUTABLE}list")
+)
+_NAME_KEYS = frozenset(("name", "as_name"))
+
+
+def load_program(path: Path) -> Any:
+    """The ExportedProgram in a .pt2 file.
+
+    Raises:
+        FormatError: missing, empty, truncated, no exported program, or one of another version of torch.
+        UnsafeModelError: a member, operator, name or expression that could run code.
+    """
+    path = checked_container(path, "zip")
+    torch = load()
+    from decascade.formats.torch.export import quiet
+
+    try:
+        clean, note = _checked_copy(path)
+        with quiet():
+            program = torch.export.load(clean)
+        if note:
+            setattr(program, NOTE_KEY, note)
+        return program
+    except (FormatError, OSError):
+        raise
+    except Exception as error:
+        reason = f"torch {torch.__version__} says {type(error).__name__}: {one_line(error)}"
+        raise FormatError(f"{path} is not an exported program that can be opened ({reason}): {RESAVE}") from None
+
+
+def _checked_copy(path: Path) -> tuple[io.BytesIO, str]:
+    """A new archive of the checked members of the file, and decascade's own text in it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = _members(path, archive)
+            model = _json(path, archive.read(members[_MODEL]))
+            _check_version(path, model)
+            _check_model(path, model)
+            weights = _checked_config(path, archive.read(members[_WEIGHTS]))
+            constants = _checked_config(path, archive.read(members[_CONSTANTS]))
+            note = archive.read(members[EXTRA]).decode("utf-8", "replace") if EXTRA in members else ""
+            clean = io.BytesIO()
+            with zipfile.ZipFile(clean, "w", zipfile.ZIP_STORED) as out:
+                _copy(archive, members, out, {_MODEL: model, _WEIGHTS: weights, _CONSTANTS: constants})
+    except zipfile.BadZipFile as error:
+        raise FormatError(f"{path} is truncated or damaged ({one_line(error)}): copy or export it again") from None
+    except KeyError as error:
+        lacks = error.args[0]
+        raise FormatError(f"{path} is no exported program: it lacks {lacks}; store one with torch.export.save") from None
+    clean.seek(0)
+    return clean, note
+
+
+def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, str]:
+    """The archive's members by their name below its one top folder."""
+    names = archive.namelist()
+    if len(set(names)) != len(names):
+        raise UnsafeModelError(f"{path} has two members of one name: {RESAVE}")
+    if any(name.endswith("data.pkl") for name in names):
+        raise UnsafeModelError(f"{path} is a pickle by torch.save, not an exported program, and is never loaded: {RESAVE}")
+    if "serialized_exported_program.json" in names:
+        raise FormatError(f"{path} was exported before torch 2.8, with its weights as pickles: {RESAVE}")
+    tops = {name.partition("/")[0] for name in names}
+    if len(tops) != 1:
+        raise FormatError(f"{path} is no exported program: {RESAVE}")
+    members = {name.partition("/")[2]: name for name in names}
+    for inner in members:
+        if not _KNOWN.fullmatch(inner):
+            what = "compiled code" if inner.startswith("data/aotinductor") else "a member that no plain exported program has"
+            raise UnsafeModelError(f"{path} holds {inner}, {what}, and is not loaded: {RESAVE}")
+    return members
+
+
+def _copy(archive: zipfile.ZipFile, members: Mapping[str, str], out: zipfile.ZipFile, parsed: Mapping[str, Any]) -> None:
+    for inner, name in members.items():
+        if inner in parsed:
+            out.writestr(f"model/{inner}", json.dumps(parsed[inner]))
+        elif inner == _SAMPLE:
+            out.writestr(f"model/{inner}", b"")
+        elif inner == EXTRA:
+            continue
+        elif not inner.startswith(".") or inner == ".data/version":
+            with archive.open(name) as source, out.open(f"model/{inner}", "w", force_zip64=True) as target:
+                while chunk := source.read(1 << 22):
+                    target.write(chunk)
+
+
+def _json(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        raise FormatError(f"{path} is damaged: a part that should be JSON is not; export it again") from None
+    if not isinstance(value, dict):
+        raise FormatError(f"{path} is damaged: a part that should be a table is not; export it again")
+    return cast(dict[str, Any], value)
+
+
+def _checked_config(path: Path, data: bytes) -> dict[str, Any]:
+    """The table of stored tensors, none of which may be a pickle."""
+    table = _json(path, data)
+    for name, entry in table.get("config", {}).items():
+        stored = str(entry.get("path_name", ""))
+        if entry.get("use_pickle") is not False or not re.fullmatch(r"(weight|tensor)_\d+", stored):
+            raise UnsafeModelError(f"{path} stores {name} as a pickle ({stored}), which is never loaded: {RESAVE}")
+        if not _PATH.fullmatch(name):
+            raise UnsafeModelError(f"{path} has a tensor called {name!r}, which is no name: {RESAVE}")
+    return table
+
+
+def _check_version(path: Path, model: dict[str, Any]) -> None:
+    """torch itself only logs that a file is of another version."""
+    try:
+        own = import_module("torch._export.serde.schema").SCHEMA_VERSION[0]
+    except (ImportError, AttributeError):
+        return
+    found = model["schema_version"]["major"]
+    if found != own:
+        raise FormatError(f"{path} is of schema version {found}, torch {load().__version__} reads {own}: {RESAVE}")
+
+
+def _check_model(path: Path, model: dict[str, Any]) -> None:
+    """Check and clean the program's description in place."""
+    model["guards_code"] = []
+    for key, value in _walk(model):
+        problem = _problem(key, value)
+        if problem:
+            raise UnsafeModelError(f"{path} has {problem} {str(value)[:80]!r} and is not loaded: {RESAVE}")
+
+
+def _walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every string with the key that it stands under, and every key of a table as a "name"; notes are emptied on the way."""
+    if isinstance(value, dict):
+        table = cast(dict[str, Any], value)
+        if "target" in table and isinstance(table.get("metadata"), dict):
+            table["metadata"] = {}
+        for inner, item in table.items():
+            yield "key", inner
+            yield from _walk(item, inner)
+    elif isinstance(value, list):
+        for item in cast(list[Any], value):
+            yield from _walk(item, key)
+    elif isinstance(value, str):
+        yield key, value
+
+
+def _problem(key: str, value: str) -> str:
+    """What is wrong with a string of the program's description; "" where nothing is."""
+    if key == "target":
+        allowed = _OPERATOR.fullmatch(value) and not _FORBIDDEN.fullmatch(value)
+        return "" if allowed or _ARITHMETIC.fullmatch(value) else "an operator that is not one of PyTorch's own,"
+    if key == "expr_str":
+        return "" if is_expression(value) else "a size that is no expression,"
+    if key in ("in_spec", "out_spec"):
+        return "" if _plain_tree(value) else "inputs or outputs of a type of their own,"
+    if key in _NAME_KEYS or key == "forward_arg_names":
+        return "" if _WORD.fullmatch(value) or not value else "a name that is no name,"
+    return "" if key in ("as_string", "torch_version") or _PATH.fullmatch(value) else "a string that is no name,"
+
+
+def is_expression(text: str) -> bool:
+    """Whether a size expression is made of numbers, symbols and known functions alone, so that it may be evaluated."""
+    position = 0
+    while position < len(text.rstrip()):
+        token = _TOKENS.match(text, position)
+        if token is None:
+            return False
+        word = token["word"]
+        if word is not None and word not in _FUNCTIONS and not re.fullmatch(r"[suz]f?\d+", word):
+            return False
+        position = token.end()
+    return True
+
+
+def _plain_tree(text: str) -> bool:
+    """Whether a serialised pytree has only tuples, lists and dicts with plain keys."""
+    try:
+        stack = [json.loads(text)[1]]
+        while stack:
+            item = stack.pop()
+            context = None if item["context"] is None else json.loads(item["context"])
+            if item["type"] not in (None, *_TREES) or not (context is None or _plain_keys(context)):
+                return False
+            stack += item["children_spec"]
+    except (ValueError, KeyError, TypeError, IndexError):
+        return False
+    return True
+
+
+def _plain_keys(context: Any) -> bool:
+    return isinstance(context, list) and all(isinstance(key, (str, int)) for key in cast(list[Any], context))
