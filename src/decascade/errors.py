@@ -28,6 +28,10 @@ class UnsafeModelError(FormatError):
     """A model file that would run code or read outside its folder.  Never loaded."""
 
 
+class LimitExceededError(FormatError):
+    """A file that asks for more than `decascade.limits` allows: it names the limit, what was asked and how to go on."""
+
+
 class OutputError(DecascadeError, OSError):
     """The result cannot be written where it was asked for; nothing half-written is left behind."""
 
