@@ -18,7 +18,7 @@ from decascade.cli import app, run
 from docs.pages import DOCS, PAGES, ROOT, Block, blocks, name
 from proven_models import saved
 
-NEEDS = {"start/keras.md": "keras", "start/pytorch.md": "torch", "compressing.md": "torch", "README.md": "keras"}
+NEEDS = {"start/keras.md": "keras", "start/pytorch.md": "torch", "compressing.md": "torch", "relu-between.md": "keras", "README.md": "keras"}
 """Frameworks that a page is about."""
 NOT_RUN = ("pip install ", "make ", "python docs/pictures.py")
 """Lines of shell blocks that set things up, from the network or for long: shown, not run."""
