@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bad_files import described, npy
-from decascade.compress.data.files import read_files
+from decascade.compression.data.files import read_files
 from decascade.errors import LimitExceededError, UsageError
 from decascade.limits import Limits
 from decascade.reading.arrays import load_arrays, stored_arrays
@@ -72,7 +72,7 @@ def image(path: Path, size: tuple[int, int]) -> None:
 
 def test_pixels_of_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image(tmp_path / "a.png", (100, 50))
-    monkeypatch.setattr("decascade.compress.data.files.LIMITS", Limits(pixels=4999))
+    monkeypatch.setattr("decascade.compression.data.files.LIMITS", Limits(pixels=4999))
     with pytest.raises(LimitExceededError, match=r"a.png has 100×50 pixels, 4,999 are the limit: scale it down, or leave"):
         read_files([tmp_path], tmp_path / "cache", (1, 8, 8))
     image(tmp_path / "a.png", (1, 1000))
