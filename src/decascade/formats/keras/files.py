@@ -1,4 +1,4 @@
-"""Keras files on disk: opened with care, scanned, built by Keras; and written."""
+"""Keras files on disk: opened with care, read through the gate, built by Keras; and written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from decascade.formats.keras.base import keras, quiet, to_array
 from decascade.formats.keras.by_name import check_ranks, translated
 from decascade.formats.keras.gate.config import Gate, as_dict, check_depth
 from decascade.formats.keras.mend import check_meaning, mended
-
 
 _HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 _WEIGHTS = "model.weights.h5"
@@ -88,7 +87,7 @@ def _one_line(path: Path, doing: str) -> Generator[None]:
         raise
     except Exception as error:
         words = " ".join(str(error).split()) or type(error).__name__
-        words = words if len(words) <= 200 else words[:200] + " …"
+        words = words if len(words) <= 200 else words[:120] + " … " + words[-80:]
         raise FormatError(f"{path}: {doing} failed: {words}") from None
 
 
@@ -107,11 +106,10 @@ def _built(text: Any, version: str, path: Path) -> Any:
     """The model of a configuration, with the weights in the file."""
     config = _parsed(text, path)
     check_depth(config, str(path))
-    gate = Gate(str(path))
     with _one_line(path, "reading the configuration"):
         known, calls = translated(config)
         check_meaning(known, version, str(path))
-        allowed = gate.model(mended(known))
+        allowed = Gate(str(path)).model(mended(known))
     serialization: Any = import_module("keras.src.saving.serialization_lib")
     with _one_line(path, "building the model with Keras"), serialization.ObjectSharingScope():
         model = keras().saving.deserialize_keras_object(allowed, safe_mode=True)

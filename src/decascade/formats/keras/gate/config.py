@@ -9,9 +9,9 @@ compiled are not read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
-from typing import Any, Never, cast
+from typing import Any, cast
 
 from decascade.errors import FormatError, LimitExceededError, UnsafeModelError
 from decascade.formats.keras.base import keras
@@ -21,7 +21,6 @@ from decascade.limits import LIMITS
 Json = dict[str, Any]
 _LIVE = "load the model yourself with keras.saving.load_model(path) and pass the live model"
 _UNREAD = ("_initializer", "_regularizer", "_constraint")
-_TRAINING = frozenset({"_regularizer", "_constraint"})
 _FUNCTIONS = frozenset({"activation", "recurrent_activation", "gate_activation"})
 _LAYER, _LAYERS = frozenset({"layer", "backward_layer", "cell"}), frozenset({"cells"})
 _RUNS_PROGRAMS = frozenset({"TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"})
@@ -31,10 +30,9 @@ _BY_NAME = frozenset(
 
 @dataclass
 class Gate:
-    """One reading.  `file` is named in every error; `unread` are kinds of training settings that the file has besides."""
+    """One reading.  `file` is named in every error."""
 
     file: str
-    unread: set[str] = field(default_factory=set[str])
     count: int = 0
     depth: int = 0
 
@@ -86,7 +84,7 @@ class Gate:
         registered = part.get("registered_name")
         name = lists.ALIASES.get(given, given)
         if registered not in (None, given):
-            self._refuse(part, str(registered))
+            raise self._refusal(part, str(registered))
         if given in lists.MODELS and (module is None or module in lists.MODELS[given]):
             return ("Sequential" if given == "Sequential" else "Model"), "keras"
         if name in lists.LAYERS and (module is None or module in lists.LAYER_MODULES) and _offered(name):
@@ -95,48 +93,50 @@ class Gate:
             return given, lists.APPLICATIONS[given]
         if isinstance(module, str) and given in lists.OPERATIONS.get(module, frozenset[str]()):
             return given, module
-        self._refuse(part, given if module is None else f"{module}.{given}")
+        raise self._refusal(part, given if module is None else f"{module}.{given}")
 
-    def _refuse(self, part: Json, what: str, owner: str = "") -> Never:
+    def _refusal(self, part: Json, what: str, owner: str = "") -> UnsafeModelError:
         """Says why something is not built.  `owner`: the layer that it belongs to, where it is none itself."""
         name, layer = part.get("class_name"), owner or called(part)
         if name in ("Lambda", "__lambda__"):
-            raise UnsafeModelError(
+            return UnsafeModelError(
                 f"{self.file}: layer {layer} is a Lambda, Python code stored in the file; it was not run: write it as a layer, "
                 "or load the model yourself and pass the live model"
             )
         if name in _BY_NAME:
-            raise UnsafeModelError(
+            return UnsafeModelError(
                 f"{self.file}: layer {layer} ({name}) calls a TensorFlow function by name, which was not run; Keras 3 does not "
                 "know it, and decascade no layer that does the same: rebuild the model with Keras layers"
             )
         if name in _RUNS_PROGRAMS:
-            raise UnsafeModelError(
+            return UnsafeModelError(
                 f"{self.file}: layer {layer} ({name}) runs a program from outside the file; it was not run: load the model "
                 "yourself and pass the live model"
             )
         subject = f"layer {layer} is" if not owner else f"layer {layer}: its activation is"
         module = str(part.get("module"))
         if module.startswith(("keras.layers", "keras.ops", "keras.src.ops", "keras.src.layers")):
-            raise UnsafeModelError(
+            return UnsafeModelError(
                 f"{self.file}: {subject} of class {what}, which is not among those that are built from a file, as it may take "
                 f"functions or read other files; nothing was run: {_LIVE}"
             )
-        raise UnsafeModelError(
+        return UnsafeModelError(
             f"{self.file}: {subject} of class {what}, which is not Keras' own, and no module was imported to find it: load "
             "the model yourself with keras.saving.load_model(path, custom_objects=...) and pass the live model"
         )
 
     def _list(self, value: Any, part: Json) -> list[Any]:
         if not isinstance(value, list):
-            raise FormatError(f"{self.file}: building the model with Keras failed: layer {called(part)} has {value!r:.40} for a list")
+            raise FormatError(f"{self.file}: building the model with Keras failed: layer {called(part)} has {value!r:.40} for "
+                              "a list")
         return cast("list[Any]", value)
 
     def _model(self, inner: Json, part: Json) -> Json:
         """A model's own settings: of a Sequential its layers, of a Functional these and where its tensors begin and end."""
         self.depth += 1
         if self.depth > LIMITS.nesting:
-            raise LimitExceededError(f"{self.file}: models lie in models more than {LIMITS.nesting} deep (limit nesting): {_LIVE}")
+            raise LimitExceededError(
+                f"{self.file}: models lie in models more than {LIMITS.nesting} deep (limit nesting): {_LIVE}")
         result: Json = {"name": self._plain(inner.get("name"), part)}
         result["layers"] = [self.layer(one) for one in self._list(inner.get("layers"), part)]
         if isinstance(inner.get("trainable"), bool):
@@ -157,9 +157,8 @@ class Gate:
         result = dict[str, Any]()
         for key, value in inner.items():
             if key.endswith(_UNREAD) or key == "seed":
-                if value is not None and key.endswith(tuple(_TRAINING)):
-                    self.unread.add("regularizers" if key.endswith("_regularizer") else "constraints")
-            elif key in _FUNCTIONS:
+                continue
+            if key in _FUNCTIONS:
                 result[key] = self._function(value, part)
             elif key in _LAYER and value is not None:
                 result[key] = self.layer(value)
@@ -198,14 +197,14 @@ class Gate:
                     return found
                 if module in lists.OPERATION_MODULES and (found := _operations().get(name)) is not None:
                     return found
-            self._refuse(one, name if module is None else f"{module}.{name}", called(part))
+            raise self._refusal(one, name if module is None else f"{module}.{name}", called(part))
         if kind in lists.ACTIVATION_LAYERS:
             return self.layer(one)
         if isinstance(kind, str) and module is None and one.get("registered_name") in (None, kind):
             found = _functions().get(kind)  # Keras 2 wrote {"class_name": "relu", "config": {}} for some
             if found is not None and not one.get("config"):
                 return found
-        self._refuse(one, str(kind) if module is None else f"{module}.{kind}", called(part))
+        raise self._refusal(one, str(kind) if module is None else f"{module}.{kind}", called(part))
 
     def _policy(self, value: Any, part: Json) -> Any:
         """A dtype or a policy of dtypes, by name; a map of policies anew."""
@@ -214,7 +213,8 @@ class Gate:
             inner = as_dict(one.get("config")) or {}
             table = {str(k): self._policy(v, part) for k, v in (as_dict(inner.get("policy_map")) or {}).items()}
             settings = {"default_policy": self._policy(inner.get("default_policy"), part), "policy_map": table}
-            return {"module": "keras.dtype_policies", "class_name": "DTypePolicyMap", "registered_name": None, "config": settings}
+            own = {"class_name": "DTypePolicyMap", "registered_name": None, "config": settings}
+            return {"module": "keras.dtype_policies", **own}
         settings = as_dict((one or {}).get("config")) or {}
         match (one or {}).get("class_name"):
             case None:
@@ -226,7 +226,8 @@ class Gate:
             case kind:
                 name = str(kind)
         if name is not None and (not isinstance(name, str) or name not in lists.POLICIES):
-            raise FormatError(f"{self.file}: layer {called(part)} has the dtype {name!r:.60}, which is not among Keras' own: {_LIVE}")
+            raise FormatError(
+                f"{self.file}: layer {called(part)} has the dtype {name!r:.60}, which is not among Keras' own: {_LIVE}")
         return name
 
     def _shape(self, value: Any, part: Json) -> Any:
@@ -239,8 +240,8 @@ class Gate:
                     f"{self.file}: layer {called(part)} states the shape {shape}: give sizes of at least 1, or None where open")
             if prod(sizes) >= LIMITS.elements:
                 raise LimitExceededError(
-                    f"{self.file}: layer {called(part)} states the shape {shape}, {prod(sizes):,} numbers, more than the limit of "
-                    f"{LIMITS.elements:,} (elements): {_LIVE}")
+                    f"{self.file}: layer {called(part)} states the shape {shape}, {prod(sizes):,} numbers, more than the limit "
+                    f"of {LIMITS.elements:,} (elements): {_LIVE}")
         return cast("Any", shape)
 
     def _plain(self, value: Any, part: Json) -> Any:
@@ -251,7 +252,7 @@ class Gate:
             if table.get("class_name") in ("__tuple__", "TensorShape") and isinstance(table.get("items"), list):
                 return self._plain(table["items"], part)
             if "class_name" in table:
-                self._refuse(table, f"{table.get('module', '')}.{table['class_name']}".strip("."), called(part))
+                raise self._refusal(table, f"{table.get('module', '')}.{table['class_name']}".strip("."), called(part))
             return {key: self._plain(one, part) for key, one in table.items()}
         if isinstance(value, int) and abs(value) >= LIMITS.elements:
             raise LimitExceededError(
@@ -282,8 +283,9 @@ class Gate:
         """[layer, node, tensor, named arguments] of Keras 2."""
         values = self._list(row, part)
         if len(values) not in (3, 4) or not _reference(values[:3]) or (len(values) == 4 and as_dict(values[3]) is None):
-            raise FormatError(f"{self.file}: building the model with Keras failed: layer {called(part)} is called with {row!r:.60}")
-        named = values[3] if len(values) == 4 else {}
+            raise FormatError(
+                f"{self.file}: building the model with Keras failed: layer {called(part)} is called with {row!r:.60}")
+        named = (as_dict(values[3]) if len(values) == 4 else None) or {}
         return [*values[:3], {key: self._argument(one, part, []) for key, one in named.items()}]
 
     def _argument(self, value: Any, part: Json, tensors: list[Any]) -> Any:
@@ -294,7 +296,8 @@ class Gate:
         if table is None:
             if isinstance(value, str):
                 raise UnsafeModelError(
-                    f"{self.file}: layer {called(part)} is called with the name {value!r:.60}, which Keras would look up: {_LIVE}")
+                    f"{self.file}: layer {called(part)} is called with the name {value!r:.60}, which Keras would look up: "
+                    f"{_LIVE}")
             return self._plain(value, part)
         inner = as_dict(table.get("config")) or {}
         match table.get("class_name"):
@@ -313,7 +316,7 @@ class Gate:
                 own = {key: self._argument(inner.get(key), part, tensors) for key in ("start", "stop", "step")}
                 return {"class_name": "__slice__", "config": own}
             case _:
-                self._refuse(table, f"{table.get('module', '')}.{table['class_name']}".strip("."), called(part))
+                raise self._refusal(table, f"{table.get('module', '')}.{table['class_name']}".strip("."), called(part))
 
 
 def as_dict(value: Any) -> dict[str, Any] | None:
@@ -342,13 +345,14 @@ def called(part: Json) -> str:
 def check_depth(config: Any, file: str) -> None:
     """Raises:
     LimitExceededError: lists and tables lie in each other too deep."""
-    level, depth = [config], 0
-    while level:
-        depth += 1
-        if depth > LIMITS.nesting:
-            raise LimitExceededError(f"{file}: its configuration is nested more than {LIMITS.nesting} deep (limit nesting): {_LIVE}")
-        tables = [list(cast("Json", v).values()) if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)]
-        level = [one for inner in tables for one in cast("list[Any]", inner)]
+    level: list[Any] = [config]
+    for _ in range(LIMITS.nesting):
+        tables = [part.values() for part in map(as_dict, level) if part is not None]
+        rows = [cast("list[Any]", one) for one in level if isinstance(one, list)]
+        level = [one for inner in (*tables, *rows) for one in inner]
+        if not level:
+            return
+    raise LimitExceededError(f"{file}: its configuration is nested more than {LIMITS.nesting} deep (limit nesting): {_LIVE}")
 
 
 def _short(value: int) -> str:

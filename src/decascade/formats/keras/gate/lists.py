@@ -96,12 +96,15 @@ _NN = _each(
 OPERATIONS = {
     "keras.src.ops.numpy": _NUMPY,
     "keras.src.ops.nn": _NN,
-    "keras.src.ops.core": _each("Cast ConvertToTensor SaturateCast Scatter ScatterUpdate Slice SliceUpdate StopGradient Unstack"),
+    "keras.src.ops.core": _each(
+        "Cast ConvertToTensor SaturateCast Scatter ScatterUpdate Slice SliceUpdate StopGradient Unstack"),
     "keras.src.ops.math": _each(
-        "Erf Erfc Erfinv ExtractSequences FFT FFT2 IFFT2 IRFFT ISTFT InTopK Logsumexp RFFT Rsqrt STFT SegmentMax SegmentSum TopK"),
+        "Erf Erfc Erfinv ExtractSequences FFT FFT2 IFFT2 IRFFT ISTFT InTopK Logsumexp RFFT Rsqrt STFT SegmentMax SegmentSum",
+        "TopK"),
     "keras.src.ops.linalg": _each("Cholesky Det Inv Norm Solve SolveTriangular"),
     "keras.src.ops.image": _each(
-        "AffineTransform CropImages ExtractPatches GaussianBlur HSVToRGB MapCoordinates PadImages RGBToGrayscale RGBToHSV Resize"),
+        "AffineTransform CropImages ExtractPatches GaussianBlur HSVToRGB MapCoordinates PadImages RGBToGrayscale RGBToHSV",
+        "Resize"),
     "keras.src.ops.einops": _each("Rearrange"),
 }
 """Operations by the module that files name for them."""
