@@ -20,8 +20,8 @@ from decascade.api.compress_report import memory_note
 from decascade.checking.models import Subject
 from decascade.cli import run
 from decascade.cli.quantities import numbers, seconds, value
-from decascade.compress.distill.train import DistillOptions
-from decascade.compress.plan.choice import Plan
+from decascade.compression.distill.train import DistillOptions
+from decascade.compression.plan.choice import Plan
 from decascade.cost.layers import layer_text
 from decascade.errors import LimitError, UsageError
 from decascade.formats.registry import format_of
@@ -331,7 +331,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Monk
             dc.compress(ONNX, x, speedup=1.5, training=QUICK, run=folder)
     assert (folder / "plan.json").exists()
     with monkeypatch.context() as patch:
-        patch.setattr("decascade.compress.pipeline.survey", stop)  # the survey is not made again
+        patch.setattr("decascade.compression.pipeline.survey", stop)  # the survey is not made again
         result = dc.compress(ONNX, x, speedup=1.5, training=QUICK, run=folder)
     assert json.loads((folder / "plan.json").read_text())["choices"]
     with pytest.raises(UsageError, match=r"run folder .*run is of another run \(speedup = 1.5 there, 2 here\): give the same"):

@@ -19,12 +19,12 @@ from decascade.ir.ops import Foreign
 from fit.distill_nets import cheaper, net, pictures, samples
 
 torch = pytest.importorskip("torch")
-module = import_module("decascade.compress.distill.train")
-loop = import_module("decascade.compress.distill.loop")
-state = import_module("decascade.compress.distill.state")
-schedule = import_module("decascade.compress.distill.schedule")
-Augment = import_module("decascade.compress.distill.augment").Augment
-load_dataset = import_module("decascade.compress.data.batches").load_dataset
+module = import_module("decascade.compression.distill.train")
+loop = import_module("decascade.compression.distill.loop")
+state = import_module("decascade.compression.distill.state")
+schedule = import_module("decascade.compression.distill.schedule")
+Augment = import_module("decascade.compression.distill.augment").Augment
+load_dataset = import_module("decascade.compression.data.batches").load_dataset
 Options, distill = module.DistillOptions, module.distill
 
 ORIGINAL = net()
@@ -524,7 +524,7 @@ def test_bad_use() -> None:
 
 def test_a_student_that_starts_close_is_trained_at_a_lower_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rate at which the loss first rises is passed over; what was tried leaves no trace."""
-    rates = import_module("decascade.compress.distill.rate")
+    rates = import_module("decascade.compression.distill.rate")
     used = list[float]()
     make = torch.optim.AdamW
 

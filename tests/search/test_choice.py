@@ -2,7 +2,7 @@
 
 import pytest
 
-from decascade.compress.plan.choice import Choice, Plan
+from decascade.compression.plan.choice import Choice, Plan
 from decascade.errors import UsageError
 
 PLAN = Plan("macs", "MACs", 300.0, 200.0, (Choice("x", "y", ("a", "b"), "conv 3x3", 100.0, 200.0, 0.1, 0.02),), 3)

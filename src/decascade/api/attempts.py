@@ -16,15 +16,15 @@ from decascade.api.finding import Asked, find
 from decascade.api.limits import Limit, check_limits
 from decascade.api.runs import RunFolder
 from decascade.checking.models import Subject
-from decascade.compress.data.batches import Dataset, Scaling, load_dataset
-from decascade.compress.data.scaling import warn_of_range
-from decascade.compress.distill.train import Distilled, DistillOptions, distill
-from decascade.compress.divergence import outputs_of
-from decascade.compress.pipeline import Closeness, Work, closeness, exact_tier
-from decascade.compress.plan.assemble import put_in
-from decascade.compress.plan.budget import largest_speedup
-from decascade.compress.plan.choice import Plan
-from decascade.compress.plan.survey import Survey, check_additive
+from decascade.compression.data.batches import Dataset, Scaling, load_dataset
+from decascade.compression.data.scaling import warn_of_range
+from decascade.compression.distill.train import Distilled, DistillOptions, distill
+from decascade.compression.divergence import outputs_of
+from decascade.compression.pipeline import Closeness, Work, closeness, exact_tier
+from decascade.compression.plan.assemble import put_in
+from decascade.compression.plan.budget import largest_speedup
+from decascade.compression.plan.choice import Plan
+from decascade.compression.plan.survey import Survey, check_additive
 from decascade.cost import Target
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph

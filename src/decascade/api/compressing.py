@@ -20,9 +20,9 @@ from decascade.api.runs import RunFolder
 from decascade.checking.models import Subject, compare
 from decascade.checking.plan import with_data
 from decascade.checking.samples import from_data
-from decascade.compress.data.batches import Scaling
-from decascade.compress.distill.train import Distilled, DistillOptions
-from decascade.compress.plan.choice import Plan
+from decascade.compression.data.batches import Scaling
+from decascade.compression.distill.train import Distilled, DistillOptions
+from decascade.compression.plan.choice import Plan
 from decascade.cost import Target
 from decascade.errors import UsageError, VerificationError
 from decascade.report.facts.parts import CompressionFacts, FrontPoint

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decascade.compress.plan.choice import Plan
+from decascade.compression.plan.choice import Plan
 from decascade.errors import OutputError, UsageError
 
 ASKED, PLAN = "asked.json", "plan.json"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from decascade.api.attempts import SPAN
 from decascade.api.common import InputShape, Progress, read_model
-from decascade.compress.plan.candidates import candidates
-from decascade.compress.students.families import written
+from decascade.compression.plan.candidates import candidates
+from decascade.compression.students.families import written
 from decascade.cost import Cost
 from decascade.cost.count import macs, parameters
 from decascade.cost.folding import folded

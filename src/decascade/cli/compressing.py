@@ -102,7 +102,7 @@ def compress(
 
 def _carry_out(asked: dict[str, Any], run: Path | None, quiet: bool, as_json: bool) -> None:
     from decascade import api
-    from decascade.compress.data.batches import Scaling
+    from decascade.compression.data.batches import Scaling
     from decascade.formats.registry import format_of
 
     for name, option in (("model", "MODEL"), ("output", "--output"), ("data", "--data")):
