@@ -183,7 +183,7 @@ def test_output_folder_cannot_be_written_to(
         def denied(*_args: object, **_kwargs: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr("decascade.output.tempfile.TemporaryDirectory", denied)
+        monkeypatch.setattr("decascade.scratch.tempfile.mkdtemp", denied)
     with refused(capsys, tmp_path, "cannot be written to: Permission denied") as decascade:
         decascade("merge", source, "-o", closed / f"out{source.suffix}")
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from decascade.api.common import InputRange, InputShape, Progress, read_model, resolved
+from decascade.api.common import InputRange, InputShape, Progress, check_seed, read_model, resolved
 from decascade.api.finding import Asked, find
 from decascade.api.limits import Limit, check_limits
 from decascade.api.runs import RunFolder
@@ -66,9 +67,9 @@ class Goal:
         if len(given) != 1:
             told = " and ".join(name.replace("_", "-") for name in given) + " are given" if given else "none is given"
             raise UsageError(f"give one of speedup, budget, max-drop and plan: {told}")
-        if self.speedup is not None and not self.speedup >= 1:
+        if self.speedup is not None and not 1 <= self.speedup < inf:
             raise UsageError(f"speedup = {self.speedup:g}: give how many times cheaper, from 1 on")
-        if self.budget is not None and not self.budget > 0:
+        if self.budget is not None and not 0 < self.budget < inf:
             raise UsageError(f"budget = {self.budget:g}: give a cost above 0 in the target's unit")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise UsageError(f"max-drop = {self.max_drop:g}: give points of accuracy, from 0 to 100")
@@ -126,19 +127,43 @@ def begin(
         FormatError: a model that cannot be read.
         UsageError: an option out of its domain, or data that does not fit.
     """
-    if seed < 0:
-        raise UsageError(f"seed = {seed}: give a whole number from 0 on")
+    found = checked_target(target, span, seed, progress)
+    return prepared(
+        Subject(*read_model(model, input_shape)), data, target=found, loss=loss, span=span, scaling=scaling, seed=seed,
+        cache=cache, options=options, input_range=input_range, progress=progress,
+    )
+
+
+def checked_target(target: str | Target, span: int, seed: int, progress: Progress | None) -> Target:
+    """The target, and that span and seed are in their domains.
+
+    Raises:
+        UsageError: they are not, or the target's costs do not add up.
+    """
+    check_seed(seed)
     if span < 1:
         raise UsageError(f"span = {span}: give how many layers a student may replace, from 1 on")
     found = resolved(target, progress)
     check_additive(found)
-    subject = Subject(*read_model(model, input_shape))
+    return found
+
+
+def prepared(
+    subject: Subject, data: object, *, target: Target, loss: str, span: int, scaling: Scaling | None, seed: int,
+    cache: Path | None = None, options: DistillOptions | None = None, input_range: InputRange | None = None,
+    progress: Progress | None = None,
+) -> Job:
+    """The same for a model that is read already.
+
+    Raises:
+        UsageError: data that does not fit.
+    """
     given = load_dataset(data, subject.graph, subject.from_native, scaling=scaling, cache=cache, least=16, seed=seed)
     told = warn_of_range(subject.graph, given)
     train, held = given.split(min(HELD_OUT, max(given.count // 5, 1)), seed)
     outputs = outputs_of(subject.graph, loss, given.labels is not None)
-    merged = find(subject, Options(found), Asked(input_range=input_range, seed=seed), progress)
-    work = Work(subject.graph, merged.graph, found, train.first(FIT), outputs, span, seed)
+    merged = find(subject, Options(target), Asked(input_range=input_range, seed=seed), progress)
+    work = Work(subject.graph, merged.graph, target, train.first(FIT), outputs, span, seed)
     return Job(subject, work, train, held, options or DistillOptions(), merged.cascades, (*given.notes, *told, *merged.notes))
 
 

@@ -9,9 +9,23 @@ from time import perf_counter
 
 import numpy as np
 
-from decascade.api.attempts import SPAN, Attempt, Goal, Job, Surveyed, attempt, begin, searched, silent, swept
-from decascade.api.common import InputRange, InputShape, Progress
+from decascade.api.attempts import (
+    SPAN,
+    Attempt,
+    Goal,
+    Job,
+    Surveyed,
+    attempt,
+    begin,
+    checked_target,
+    prepared,
+    searched,
+    silent,
+    swept,
+)
+from decascade.api.common import InputRange, InputShape, Progress, check_seconds, read_model
 from decascade.api.compress_report import measures, memory_note, student_facts, student_rows, without
+from decascade.api.digests import data_digest, graph_digest, option_digest
 from decascade.api.finding import Found
 from decascade.api.limits import Given, Limit, check_limits, limits_of
 from decascade.api.merging import MergeResult
@@ -98,26 +112,30 @@ def compress(
     goal, limits = Goal(speedup, budget, max_drop, given), limits_of(limit, progress)
     if limits and max_drop is not None:
         raise UsageError("limits and max-drop do not go together: give a speedup (1 for none but the limits) or a budget")
-    if time_limit is not None and not time_limit > 0:
-        raise UsageError(f"time_limit = {time_limit:g}: give a number of seconds above 0")
-    folder = RunFolder.open(run, {**goal.asked(), "target": str(target), "loss": loss, "span": span, "seed": seed,
-                                  "input_range": input_range, **_asked(limits)}, remember)
-    job = begin(model, data, target=target, loss=loss, span=span, scaling=scaling, input_shape=input_shape, seed=seed,
-                cache=folder.cache, options=training, input_range=input_range, progress=told)
-    end = None if time_limit is None else start + time_limit
-    surveyed = Surveyed(job.work, end, told)
-    front = swept(job, surveyed.survey, told) if sweep else ()
-    if goal.max_drop is not None:
-        done = searched(job, surveyed, goal.max_drop, folder, distilled, told)
-    else:
-        done = attempt(job, given or surveyed.planned(goal, folder, limits), folder, distilled, end, told)
-    check_limits(limits, done.graph, "result of this plan")
-    native = job.subject.format.write(job.subject.document, done.graph)
-    if verify:
-        _check(job, done, native, told)
-    report = _report(job, done, front, surveyed, start)
-    form, source = job.subject.format, job.subject.document.source
-    return CompressResult(native, report, form, source, plan=done.plan, attempt=done, run=folder)
+    if time_limit is not None:
+        check_seconds("time_limit", time_limit)
+    found = checked_target(target, span, seed, told)
+    subject = Subject(*read_model(model, input_shape))
+    asked = {**goal.asked(), "target": found.name, "loss": loss, "span": span, "seed": seed, "scaling": repr(scaling),
+             **_asked(limits), "model_digest": graph_digest(subject.graph), "data_digest": data_digest(data),
+             "input_range_digest": option_digest(input_range)}
+    with RunFolder.opened(run, asked, remember) as folder:
+        job = prepared(subject, data, target=found, loss=loss, span=span, scaling=scaling, seed=seed, cache=folder.cache,
+                       options=training, input_range=input_range, progress=told)
+        end = None if time_limit is None else start + time_limit
+        surveyed = Surveyed(job.work, end, told)
+        front = swept(job, surveyed.survey, told) if sweep else ()
+        if goal.max_drop is not None:
+            done = searched(job, surveyed, goal.max_drop, folder, distilled, told)
+        else:
+            done = attempt(job, given or surveyed.planned(goal, folder, limits), folder, distilled, end, told)
+        check_limits(limits, done.graph, "result of this plan")
+        native = job.subject.format.write(job.subject.document, done.graph)
+        if verify:
+            _check(job, done, native, told)
+        report = _report(job, done, front, surveyed, start)
+        form, source = job.subject.format, job.subject.document.source
+        return CompressResult(native, report, form, source, plan=done.plan, attempt=done, run=folder)
 
 
 def _asked(limits: tuple[Limit, ...]) -> dict[str, dict[str, float]]:

@@ -34,7 +34,7 @@ def option_digest(value: object) -> str | None:
         return None
     found = sha256()
     if not _feed_data(found, value):
-        _feed(found, value)
+        _feed(found, repr(value))
     return found.hexdigest()
 
 
@@ -45,10 +45,11 @@ def _feed_data(found: Any, data: object) -> bool:
         return True
     if isinstance(data, Mapping):
         pairs = sorted(cast("Mapping[Any, Any]", data).items(), key=lambda pair: str(pair[0]))
-        return all([_feed_data(found, part) for pair in pairs for part in (np.array(str(pair[0])), pair[1])])
+        return all(_feed_data(found, part) for pair in pairs for part in (np.array(str(pair[0])), pair[1]))
     if isinstance(data, list | tuple):
         parts = cast("list[Any]", data)
-        return all([isinstance(part, int | float) or _feed_data(found, part) for part in parts]) and not _feed(found, len(parts))
+        _feed(found, len(parts))
+        return bool(parts) and all(_feed_data(found, part) for part in parts)
     if hasattr(data, "shape"):
         return not _feed(found, np.asarray(data))
     return False

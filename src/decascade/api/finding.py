@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.api.common import InputRange, Progress, check_seed, choice
+from decascade.api.common import InputRange, Progress, check_seconds, check_seed, choice
 from decascade.bounds import Box, Certificate, prove
 from decascade.bounds.observe import observe
 from decascade.checking.data import load_data
@@ -42,8 +42,7 @@ class Asked:
     guard: bool = False
 
     def __post_init__(self) -> None:
-        if not self.prove_seconds > 0:
-            raise UsageError(f"prove_seconds = {self.prove_seconds:g}: give a number of seconds above 0")
+        check_seconds("prove_seconds", self.prove_seconds)
         check_seed(self.seed)
         choice("tier", self.wanted, ("exact", "proven", "observed"))
         if self.wanted == "proven" and self.input_range is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 from decascade.api.common import Progress, resolved
 from decascade.api.finding import Asked, Found, find
@@ -59,7 +60,7 @@ def _split(text: str) -> tuple[str, float]:
 
 
 def _positive(name: str, most: float) -> float:
-    if not most > 0:
+    if not 0 < most < inf:
         raise UsageError(f"limit {name} = {most:g}: give a number above 0")
     return float(most)
 

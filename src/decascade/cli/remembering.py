@@ -48,7 +48,9 @@ def remembered(folder: Path, output: Path | None, report: Path | None, force: bo
     options = cast("dict[str, Any]", found)
     place = output or _own_place(folder, Path(options["output"]))
     listed = report or _beside(folder, place, options.get("report"))
-    return {**options, "output": place, "report": listed, "force": force}
+    held = options.get("input_range")
+    box = tuple(cast("list[float]", held)) if isinstance(held, list) else held
+    return {**options, "input_range": box, "output": place, "report": listed, "force": force}
 
 
 def again(folder: Path, output: Path, report: Path | None, force: bool) -> str:
@@ -97,5 +99,6 @@ def _fits(value: object, kinds: tuple[type, ...], must: bool) -> bool:
         return not must
     if isinstance(value, list):
         inner = (str,) if kinds == TEXTS else NUMBER
-        return list in kinds and all(isinstance(item, inner) and not isinstance(item, bool) for item in cast("list[Any]", value))
+        items = cast("list[Any]", value)
+        return list in kinds and all(isinstance(item, inner) and not isinstance(item, bool) for item in items)
     return isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
