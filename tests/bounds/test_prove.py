@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from itertools import product
 from time import process_time
 
@@ -343,9 +344,9 @@ def test_a_solver_is_told_its_seconds_on_the_wall(monkeypatch):
 
             return solver
 
-        monkeypatch.setattr("decascade.bounds.prove.work.perf_counter", lambda: factor * now[0])
-        monkeypatch.setattr("decascade.bounds.prove.tighten.lowest", counted(5))
-        monkeypatch.setattr("decascade.bounds.prove.tighten.gets_past", counted(6))
+        monkeypatch.setattr(import_module("decascade.bounds.prove.work"), "perf_counter", lambda: factor * now[0])
+        monkeypatch.setattr(import_module("decascade.bounds.prove.tighten"), "lowest", counted(5))
+        monkeypatch.setattr(import_module("decascade.bounds.prove.tighten"), "gets_past", counted(6))
         rng = np.random.default_rng(3)
         layers = [conv(rng, 2, 4), RELU, conv(rng, 4, 4), RELU, conv(rng, 4, 4), RELU]
         prove(chain(*layers, shape=(2, 5, 5)), (0.45, 0.55), 2.0, clock=clock, workers=1)

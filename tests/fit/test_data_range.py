@@ -27,7 +27,7 @@ def graph_of(name: str) -> Graph:
     path = SHARED / "models" / name
     if not path.exists():
         pytest.skip(f"{name} is not there")
-    return import_module(f"decascade.formats.{kind}").FORMAT.read(path).graph
+    return import_module(f"decascade.formats.{kind}.format").FORMAT.read(path).graph
 
 
 def pixels(file: str, count: int = 128) -> np.ndarray:

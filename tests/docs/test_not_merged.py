@@ -14,13 +14,13 @@ import decascade
 from docs.pages import DOCS
 
 SOURCE = Path(decascade.__file__).parent
-FILES = [*sorted((SOURCE / "regions").glob("*.py")), SOURCE / "formats" / "torch_trace.py"]
+FILES = [*sorted((SOURCE / "regions").glob("*.py")), SOURCE / "formats" / "torch" / "trace.py"]
 WORDS = {
     "explain.py": ("left_reason", "dearer", "_why_apart"), "transposed.py": ("_why_not",), "linearise.py": ("_why_not",),
-    "torch_trace.py": ("hook_reason",),
+    "trace.py": ("hook_reason",),
 }
 """Functions that return the words of a reason."""
-ASSIGNED = {"merge.py": ("_dropped_row", "reason"), "torch_trace.py": ("call_module", "self.whole[path]")}
+ASSIGNED = {"merge.py": ("_dropped_row", "reason"), "trace.py": ("call_module", "self.whole[path]")}
 """Reasons that are assigned: the function, and to what."""
 ELSEWHERE = {"_why_not(record)": "linearise.py", "why": "transposed.py", "str(error)": "algebra"}
 """What `Refusal` is given beside words, and where those words are."""
@@ -98,7 +98,7 @@ def fits(row: str, reason: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, row.split("…"))), reason) is not None
 
 
-PAGE = (DOCS / "left-alone.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "not-merged.md").read_text(encoding="utf-8")
 
 
 def test_the_code_has_reasons() -> None:
@@ -111,7 +111,7 @@ def test_the_code_has_reasons() -> None:
 
 @pytest.mark.parametrize("reason", sorted(all_reasons()))
 def test_every_reason_is_on_the_page(reason: str) -> None:
-    assert any(fits(row, reason) for row in rows(PAGE)), f"docs/left-alone.md has no row for: {reason}"
+    assert any(fits(row, reason) for row in rows(PAGE)), f"docs/not-merged.md has no row for: {reason}"
 
 
 @pytest.mark.parametrize("row", rows(PAGE))
