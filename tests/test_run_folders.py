@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from test_bad_input import refused, snapshot
-from test_compress import onnx_net
 
 import decascade as dc
 from decascade.api import attempts
 from decascade.cli import run
 from decascade.cli.remembering import again
 from decascade.errors import OutputError, UsageError
+from test_bad_input import refused, snapshot
+from test_compress import onnx_net
 
 QUIET = ("--quiet", "--no-distil")
 
@@ -55,6 +55,11 @@ def bad_data(folder: Path) -> list[str]:
     return asked(folder)
 
 
+def planned(folder: Path) -> list[str]:
+    (folder / "p.json").write_text("{}")
+    return [word for word in asked(folder, "--plan", folder / "p.json") if word not in ("--speedup", "1.3")]
+
+
 FAILS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "data of another shape": (bad_data, "samples of shape (5, 12, 12)"),
     "too few samples": (
@@ -63,9 +68,7 @@ FAILS: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "unknown target": (lambda f: asked(f, "--target", "mcs"), "unknown target 'mcs'; did you mean macs?"),
     "speedup out of reach": (lambda f: asked(f, speedup=1e6), "is out of reach"),
     "speedup without an end": (lambda f: asked(f, speedup=float("inf")), "speedup = inf: give how many times cheaper"),
-    "a plan of another model": (
-        lambda f: ((f / "p.json").write_text("{}"), [w for w in asked(f, "--plan", f / "p.json") if w not in ("--speedup", "1.3")])
-        [1], "is no plan of decascade"),
+    "a plan that is none": (planned, "is no plan of decascade"),
     "a model that is none": (lambda f: ((f / "net.onnx").write_bytes(b"x" * 99), asked(f))[1], "model"),
     "a limit out of reach": (lambda f: asked(f, "--limit", "memory=1"), "memory"),
 }
@@ -121,7 +124,8 @@ def test_what_others_put_into_it_stays(folder: Path, monkeypatch: pytest.MonkeyP
 def test_the_report_is_not_put_over_a_file_of_the_run(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = folder / "out.onnx.run"
     own.mkdir()
-    with refused(capsys, folder, f"{own / name} is a file that the run keeps in {own} itself: choose another name") as decascade:
+    words = f"{own / name} is a file that the run keeps in {own} itself: choose another name"
+    with refused(capsys, folder, words) as decascade:
         decascade(*asked(folder, "--report", own / name))
 
 
@@ -145,10 +149,11 @@ def other_model(folder: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::decascade.errors.DataWarning")
-@pytest.mark.parametrize(("change", "words"), [(other_data, "the data has other content"), (other_model, "the model has other")])
+@pytest.mark.parametrize("what", ["data", "model"])
 def test_a_resume_with_another_model_or_data_is_refused(
-    change: Callable[[Path], None], words: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    what: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    change, words = other_data if what == "data" else other_model, f"the {what} has other content"
     interrupted(folder, monkeypatch)
     capsys.readouterr()
     change(folder)
@@ -198,7 +203,8 @@ def replaced_by_folder(path: Path) -> None:
 
 
 DAMAGE: dict[str, Callable[[Path], None]] = {
-    "truncated": damaged(lambda b: b[: len(b) // 2]), "empty": damaged(lambda _: b""), "no UTF-8": damaged(lambda b: b + b"\xff\xfe"),
+    "truncated": damaged(lambda b: b[: len(b) // 2]), "empty": damaged(lambda _: b""),
+    "no UTF-8": damaged(lambda b: b + b"\xff\xfe"),
     "a list": damaged(lambda _: b"[]"), "a number": damaged(lambda _: b"3"), "null": damaged(lambda _: b"null"),
     "deep": damaged(lambda _: b"[" * 100_000), "other fields": damaged(lambda _: b'{"version": 1, "x": 2}'),
     "a link": linked, "a pipe": piped, "a folder": replaced_by_folder,
@@ -289,7 +295,8 @@ def test_how_to_go_on_is_said_whole() -> None:
     here = Path("a.onnx")
     assert again(Path("a.onnx.run"), here, None, False) == "decascade compress --resume a.onnx.run"
     assert again(Path("b"), here, Path("a.json"), True) == "decascade compress --resume b -o a.onnx --force"
-    assert again(Path("a.onnx.run"), here, Path("c/a.json"), False) == "decascade compress --resume a.onnx.run --report c/a.json"
+    words = "decascade compress --resume a.onnx.run --report c/a.json"
+    assert again(Path("a.onnx.run"), here, Path("c/a.json"), False) == words
 
 
 @pytest.mark.filterwarnings("ignore::decascade.errors.DataWarning")

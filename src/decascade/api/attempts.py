@@ -14,9 +14,10 @@ import numpy as np
 
 from decascade.api.common import InputRange, InputShape, Progress, check_seed, read_model, resolved
 from decascade.api.finding import Asked, find
-from decascade.api.limits import Limit, check_limits
+from decascade.api.limits import Limit, check_floor, check_limits, within
 from decascade.api.runs import RunFolder
 from decascade.checking.models import Subject
+from decascade.checking.samples import from_data
 from decascade.compression.data.batches import Dataset, Scaling, load_dataset
 from decascade.compression.data.scaling import warn_of_range
 from decascade.compression.distill.train import Distilled, DistillOptions, distill
@@ -24,12 +25,15 @@ from decascade.compression.divergence import outputs_of
 from decascade.compression.pipeline import Closeness, Work, closeness, exact_tier
 from decascade.compression.plan.assemble import put_in
 from decascade.compression.plan.budget import largest_speedup
+from decascade.compression.plan.candidates import blank, proposals, replaced
 from decascade.compression.plan.choice import Plan
+from decascade.compression.plan.cover import Option, largest_saving
 from decascade.compression.plan.survey import Survey, check_additive
-from decascade.cost import Target
-from decascade.errors import UsageError
+from decascade.cost import Cost, Target
+from decascade.cost.base import Measuring
+from decascade.errors import LimitError, UsageError
 from decascade.ir.graph import Graph
-from decascade.regions.merge import Cascade, Options
+from decascade.regions.merge import Cascade, Options, sized
 from decascade.report.facts.parts import Curve, FrontPoint
 
 SPAN = 4
@@ -48,6 +52,8 @@ STEP = 1.15
 """From one speedup of a sweep to the next."""
 CLOSER = 1.03
 """From one budget to the next, where a limit is not kept."""
+SIZED = 8
+"""Samples that the ranges of a file are taken from whose size is measured."""
 MOST = 8.0
 """The largest speedup that is searched."""
 
@@ -92,6 +98,14 @@ class Job:
     merged: tuple[Cascade, ...] = ()
     """What the exact and the proven tier made of each cascade, before anything was fitted."""
     notes: tuple[str, ...] = ()
+
+    def within(self, limits: Sequence[Limit], graph: Graph) -> tuple[Limit, ...]:
+        """The limits as the files of a result show them."""
+        if not limits:
+            return ()
+        places = np.arange(min(SIZED, self.held.count))
+        arrays = {name: np.asarray(tensor) for name, tensor in self.held.tensors(places).items()}
+        return within(limits, self.subject, graph, from_data(graph, arrays))
 
     def closeness(self, student: Graph) -> Closeness:
         """How close a student is on the held-out samples."""
@@ -170,8 +184,8 @@ def prepared(
 class Surveyed:
     """The survey of a job's model, made when it is first asked for.  `end`: when all has to be over, on the counter."""
 
-    def __init__(self, work: Work, end: float | None, progress: Progress) -> None:
-        self.work, self.end, self.progress = work, end, progress
+    def __init__(self, job: Job, end: float | None, progress: Progress) -> None:
+        self.job, self.work, self.end, self.progress = job, job.work, end, progress
 
     @cached_property
     def survey(self) -> Survey:
@@ -206,7 +220,10 @@ class Surveyed:
         """
         made = self.survey.plan(budget)
         graph = self._shaped(made) if limits else self.work.exact
-        while any(limit.over(graph) for limit in limits):
+        while limits:
+            limits = self.job.within(limits, graph)
+            if not any(limit.over(graph) for limit in limits):
+                break
             budget = min(budget, made.after) / CLOSER
             if self.work.before / budget > self.survey.most:
                 check_limits(limits, graph, "plan for this model")
@@ -223,6 +240,29 @@ class Surveyed:
             if (student.site.segment.entry, student.site.segment.exit, student.label) in chosen:
                 graph = put_in(graph, fitted)
         return exact_tier(graph, self.work.target)
+
+
+def check_reach(job: Job, limits: Sequence[Limit]) -> None:
+    """That no limit is below the cheapest that students could make of the model, before any is fitted.
+
+    Raises:
+        LimitError: one is; says what the cheapest would take.
+    """
+    graph = job.work.exact
+    check_floor(limits, graph)
+    for limit in limits:
+        target = limit.target
+        if isinstance(target, Measuring) or target.combine([Cost(1.0), Cost(1.0)]).value < 2.0:
+            continue
+        students = [(s, *(target.segment_cost(*run).value for run in (replaced(s.site), blank(s))))
+                    for s in proposals(graph, job.work.span)]
+        saving = largest_saving([
+            Option(frozenset(student.site.segment.nodes), before - after, 0.0) for student, before, after in students
+        ])
+        least = target.graph_cost(sized(graph)).value - saving
+        if least > limit.most:
+            raise LimitError(f"no plan for this model keeps the limit {target.name} = {limit.most:,.0f} {target.unit}: the"
+                             f" cheapest students would take {least:,.0f}; nothing was written")
 
 
 def swept(job: Job, survey: Survey, progress: Progress) -> tuple[FrontPoint, ...]:

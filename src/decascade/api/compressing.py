@@ -17,6 +17,7 @@ from decascade.api.attempts import (
     Surveyed,
     attempt,
     begin,
+    check_reach,
     checked_target,
     prepared,
     searched,
@@ -79,7 +80,7 @@ def plan(
     goal = Goal(speedup, budget)
     job = begin(model, data, target=target, loss=loss, span=span, scaling=scaling, input_shape=input_shape, seed=seed,
                 input_range=input_range, progress=progress)
-    return Surveyed(job.work, None, progress or silent).planned(goal, RunFolder())
+    return Surveyed(job, None, progress or silent).planned(goal, RunFolder())
 
 
 def compress(
@@ -123,17 +124,20 @@ def compress(
         job = prepared(subject, data, target=found, loss=loss, span=span, scaling=scaling, seed=seed, cache=folder.cache,
                        options=training, input_range=input_range, progress=told)
         end = None if time_limit is None else start + time_limit
-        surveyed = Surveyed(job.work, end, told)
+        check_reach(job, limits)
+        surveyed = Surveyed(job, end, told)
         front = swept(job, surveyed.survey, told) if sweep else ()
         if goal.max_drop is not None:
             done = searched(job, surveyed, goal.max_drop, folder, distilled, told)
         else:
             done = attempt(job, given or surveyed.planned(goal, folder, limits), folder, distilled, end, told)
+        limits = job.within(limits, done.graph)
         check_limits(limits, done.graph, "result of this plan")
         native = job.subject.format.write(job.subject.document, done.graph)
         if verify:
             _check(job, done, native, told)
         report = _report(job, done, front, surveyed, start)
+        report = replace(report, notes=(*report.notes, *(limit.note(done.graph) for limit in limits)))
         form, source = job.subject.format, job.subject.document.source
         return CompressResult(native, report, form, source, plan=done.plan, attempt=done, run=folder)
 

@@ -69,8 +69,10 @@ def emit(text: str, json: bool = False) -> None:
 
 def remark(text: str) -> None:
     """Write a line to standard error, where there is one."""
-    with suppress(OSError, ValueError, AttributeError):
+    try:
         print(encodable(printable(text), sys.stderr.encoding), file=sys.stderr, flush=True)
+    except (OSError, ValueError, AttributeError):
+        _abandon(sys.stderr)
 
 
 def _abandon(stream: Any) -> None:
