@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv, ConvTranspose, Pads
 from decascade.errors import CannotInterpret
-from decascade.ir.activations import activate
 from decascade.ir.graph import Graph
 from decascade.ir.interpret import evaluate
 from decascade.ir.ops import (
@@ -40,6 +39,7 @@ from decascade.ir.ops import (
     Slice,
     Upsample,
 )
+from decascade.ir.ops.activation import activate
 
 Values = NDArray[np.floating[Any]]
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.ir.activations import activate
 from decascade.ir.ops import Activation
+from decascade.ir.ops.activation import activate
 
 F64 = NDArray[np.float64]
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv, ConvTranspose, Layer
 from decascade.errors import CannotInterpret
-from decascade.ir.activations import activate
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import evaluate
 from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, Foreign, GlobalPool, Op, Pad, Pool, Product
+from decascade.ir.ops.activation import activate
 
 Errs = Literal["number", "channel", "stored"]
 DRAWS: tuple[Errs, ...] = ("number", "channel", "stored", "stored")

@@ -157,10 +157,11 @@ def _check(content: Mapping[str, Any]) -> None:
     Raises:
         ValueError: one is not.
     """
-    weights = [content["weights"], content["average"], content["best"], *content["good"][:2]]
+    weights: list[Any] = [content["weights"], content["average"], content["best"], *content["good"][:2]]
     tensor, more = load_torch().Tensor, content["more"]
     fit = {
-        "weights": all(isinstance(some, dict) and all(isinstance(w, tensor) for w in some.values()) for some in weights),
+        "weights": all(isinstance(some, Mapping) for some in weights)
+        and all(isinstance(w, tensor) for some in weights[:3] for w in some.values()),
         "numbers": all(isinstance(content[name], int | float) for name in ("elapsed", "factor")) and content["elapsed"] >= 0,
         "counts": all(isinstance(content[name], int) and content[name] >= 0 for name in ("step", "falls")),
         "history": len(content["history"]) > 0 and all(Point(**point).held == point["held"] for point in content["history"]),

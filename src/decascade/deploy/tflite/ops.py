@@ -214,4 +214,4 @@ ACTIVATIONS: Mapping[str, Callable[..., Any]] = {
     "neg": _named("negative"),
     **{name: _named(name) for name in ("sigmoid", "tanh", "exp", "abs", "sqrt")},
 }
-"""The kinds of `ir.activations` but for prelu and softmax, which need more than their numbers."""
+"""The kinds of `ir.ops.activation` but for prelu and softmax, which need more than their numbers."""
