@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
@@ -46,8 +46,16 @@ ROUNDS = 4
 """Attempts of the search for the largest speedup within a drop."""
 SURVEY = 0.3
 """Share of a limited time that the survey may take."""
-LAST = 10.0
-"""Seconds that are kept for what comes after training."""
+FITTING = 0.25
+"""Share of what is then left of a limited time that fitting the chosen students again may take."""
+JUDGING = 0.08
+"""Share of what is then left that a look at the held-out samples may take, before and after training each."""
+LATER = 1.3
+"""How much longer what comes after training may take than it took before, on a machine whose load changes."""
+LAST = 2.0
+"""Seconds that are kept for the report, and for the program to end."""
+LEAST = 3.0
+"""Seconds below which nothing is trained."""
 STEP = 1.15
 """From one speedup of a sweep to the next."""
 CLOSER = 1.03
@@ -107,10 +115,10 @@ class Job:
         arrays = {name: np.asarray(tensor) for name, tensor in self.held.tensors(places).items()}
         return within(limits, self.subject, graph, from_data(graph, arrays))
 
-    def closeness(self, student: Graph) -> Closeness:
-        """How close a student is on the held-out samples."""
+    def closeness(self, student: Graph, seconds: float | None = None) -> Closeness:
+        """How close a student is on the held-out samples, on as many as there is time for."""
         labels = self.held.targets(np.arange(self.held.count))
-        return closeness(self.work.exact, student, self.held, self.work.outputs, labels)
+        return closeness(self.work.exact, student, self.held, self.work.outputs, labels, seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,20 +288,36 @@ def swept(job: Job, survey: Survey, progress: Progress) -> tuple[FrontPoint, ...
     return tuple(points)
 
 
-def attempt(job: Job, plan: Plan, folder: RunFolder, distilled: bool, end: float | None, progress: Progress) -> Attempt:
-    """Carry a plan out.  `end`: when it has to be over, on the performance counter."""
-    student = job.work.student(plan, progress)
-    stages = {"fitted": job.closeness(student)}
+def attempt(
+    job: Job, plan: Plan, folder: RunFolder, distilled: bool, end: float | None, progress: Progress,
+    finish: Callable[[Graph], object] = lambda _: None,
+) -> Attempt:
+    """Carry a plan out.  `end`: when it has to be over, on the performance counter.  `finish`: what will be done with the
+    result; where there is an end it is done once with the student as it was fitted, to know how long it takes here and now."""
+    student = job.work.student(plan, progress, _share(end, FITTING))
+    began, judging = perf_counter(), _share(end, JUDGING)
+    stages = {"fitted": job.closeness(student, judging)}
     if not distilled or not plan.choices:
         return Attempt(plan, student, stages)
-    limit = None if end is None else max(end - perf_counter() - LAST, 1.0)
+    if end is None:
+        limit = None
+    else:
+        finish(student)
+        limit = end - perf_counter() - LATER * (perf_counter() - began) - LAST
+        if limit < LEAST:
+            return Attempt(plan, student, stages, notes=("the time limit left no time to distil; the student is as fitted",))
     found = distill(
         student, job.work.exact, job.train, replace(job.options, seed=job.work.seed), held=job.held, outputs=job.work.outputs,
         time_limit=limit, folder=folder.training, resume=folder.training is not None, progress=progress,
     )
     graph = exact_tier(found.graph, job.work.target)
-    stages["distilled"] = job.closeness(graph)
+    stages["distilled"] = job.closeness(graph, judging)
     return Attempt(plan, graph, stages, found, _curves(found), found.notes)
+
+
+def _share(end: float | None, share: float) -> float | None:
+    """Seconds that are a share of what is left."""
+    return None if end is None else share * max(end - perf_counter(), 0.0)
 
 
 def _curves(found: Distilled) -> tuple[Curve, ...]:

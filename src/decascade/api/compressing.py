@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -40,6 +41,7 @@ from decascade.compression.distill.train import Distilled, DistillOptions
 from decascade.compression.plan.choice import Plan
 from decascade.cost import Target
 from decascade.errors import UsageError, VerificationError
+from decascade.ir.graph import Graph
 from decascade.report.facts.parts import CompressionFacts, FrontPoint
 from decascade.report.facts.report import Report
 
@@ -130,16 +132,30 @@ def compress(
         if goal.max_drop is not None:
             done = searched(job, surveyed, goal.max_drop, folder, distilled, told)
         else:
-            done = attempt(job, given or surveyed.planned(goal, folder, limits), folder, distilled, end, told)
-        limits = job.within(limits, done.graph)
-        check_limits(limits, done.graph, "result of this plan")
-        native = job.subject.format.write(job.subject.document, done.graph)
-        if verify:
-            _check(job, done, native, told)
+            planned = given or surveyed.planned(goal, folder, limits)
+            done = attempt(job, planned, folder, distilled, end, told, partial(_finished, job, limits, verify, silent))
+        native, limits = _finished(job, limits, verify, told, done.graph)
         report = _report(job, done, front, surveyed, start)
         report = replace(report, notes=(*report.notes, *(limit.note(done.graph) for limit in limits)))
         form, source = job.subject.format, job.subject.document.source
         return CompressResult(native, report, form, source, plan=done.plan, attempt=done, run=folder)
+
+
+def _finished(
+    job: Job, limits: Sequence[Limit], verify: bool, progress: Progress, graph: Graph
+) -> tuple[object, tuple[Limit, ...]]:
+    """The native model of a student, checked, and the limits as its file shows them.
+
+    Raises:
+        LimitError: they are not kept.
+        VerificationError: the native model is not the student.
+    """
+    held = job.within(limits, graph)
+    check_limits(held, graph, "result of this plan")
+    native = job.subject.format.write(job.subject.document, graph)
+    if verify:
+        _check(job, graph, native, progress)
+    return native, held
 
 
 def _asked(limits: tuple[Limit, ...]) -> dict[str, dict[str, float]]:
@@ -162,13 +178,13 @@ def _report(job: Job, done: Attempt, front: tuple[FrontPoint, ...], surveyed: Su
     return replace(report, compression=compression, measures=measures(done.stages, unit))
 
 
-def _check(job: Job, done: Attempt, native: object, progress: Progress) -> None:
+def _check(job: Job, graph: Graph, native: object, progress: Progress) -> None:
     """That the native model is the student that was trained: both read as graphs and run on held-out samples."""
     subject, rng = job.subject, np.random.default_rng(job.work.seed)
-    student = Subject(subject.format, replace(subject.document, graph=done.graph, native=native))
+    student = Subject(subject.format, replace(subject.document, graph=graph, native=native))
     places = np.arange(min(CHECKED, job.held.count))
     arrays = {name: np.asarray(tensor) for name, tensor in job.held.tensors(places).items()}
-    chosen = with_data(student, from_data(done.graph, arrays))
+    chosen = with_data(student, from_data(graph, arrays))
     facts = compare(student, Subject(subject.format, subject.format.read(native)), chosen, rng, progress)
     if not facts.same:
         raise VerificationError(f"the written model is {facts.complaint} (please report this); nothing was written")

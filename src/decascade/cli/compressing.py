@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from decascade.cli.app import app
+from decascade.cli.clock import left
 from decascade.cli.options import (
     MODEL,
     Debug,
@@ -124,7 +125,7 @@ def _carry_out(asked: dict[str, Any], run: Path | None, quiet: bool, as_json: bo
             result = api.compress(
                 asked["model"], [Path(p) for p in asked["data"]], speedup=asked["speedup"], budget=asked["budget"],
                 max_drop=asked["max_drop"], plan=asked["plan"], target=asked["target"], loss=asked["loss"], span=asked["span"],
-                scaling=None if scaling.idle else scaling, time_limit=seconds(asked["time_limit"], "--time-limit"),
+                scaling=None if scaling.idle else scaling, time_limit=left(seconds(asked["time_limit"], "--time-limit")),
                 distilled=asked["distil"], sweep=asked["sweep"], input_range=asked.get("input_range"),
                 input_shape=chosen_shape(asked.get("input_shape")), limit=asked.get("limit"), run=folder,
                 remember={COMMAND: as_text(asked)}, seed=asked["seed"], progress=progress,

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import typer
 
+from decascade.cli import clock
 from decascade.cli.app import app
 from decascade.cli.show import remark
 from decascade.errors import DataWarning, DecascadeError
@@ -37,11 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "--debug" not in given:
         _keep_for_us("stderr")
         _keep_for_us("stdout")
-    sys.exit(run(given))
+    sys.exit(run(given, clock.LOADED))
 
 
-def run(arguments: list[str]) -> int:
-    """Run the command line; errors are one line on standard error, their exit code is returned."""
+def run(arguments: list[str], began: float | None = None) -> int:
+    """Run the command line; errors are one line on standard error, their exit code is returned.  `began`: when, on the
+    performance counter; by default now."""
+    clock.begin(began)
     debug = "--debug" in arguments
     if not debug:
         _hush()

@@ -116,9 +116,11 @@ class Training:
                 self._after(asked())
         self._end()
 
-    def walk(self, steps: int) -> None:
-        """So many steps at the highest rate, and nothing else."""
+    def walk(self, steps: int, until: float | None = None) -> None:
+        """So many steps at the highest rate, and nothing else; none begins after `until` seconds on the clock."""
         for _ in range(steps):
+            if until is not None and self.setting.clock.elapsed > until:
+                return
             self._step(self.setting.schedule.warm)
             self.state.step += 1
 

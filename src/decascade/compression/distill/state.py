@@ -160,7 +160,7 @@ def _check(content: Mapping[str, Any]) -> None:
     weights: list[Any] = [content["weights"], content["average"], content["best"], *content["good"][:2]]
     tensor, more = load_torch().Tensor, content["more"]
     fit = {
-        "weights": all(isinstance(some, Mapping) for some in weights)
+        "weights": len(content["good"]) == 3 and all(isinstance(some, Mapping) for some in weights)
         and all(isinstance(w, tensor) for some in weights[:3] for w in some.values()),
         "numbers": all(isinstance(content[name], int | float) for name in ("elapsed", "factor")) and content["elapsed"] >= 0,
         "counts": all(isinstance(content[name], int) and content[name] >= 0 for name in ("step", "falls")),
