@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bad_files import HEADERS, JSON, NUMBERS, PATHS, TABLES, Make, Rows, twice
 from decascade.cli import run
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -326,3 +327,100 @@ def test_lambda_layers_are_never_run(extension: str, tmp_path: Path, capsys: pyt
     model.save(tmp_path / f"model{extension}")
     with refused(capsys, tmp_path, "doubled") as decascade:
         decascade("merge", tmp_path / f"model{extension}", "-o", tmp_path / f"out{extension}")
+
+
+def kinds(*tables: Rows) -> list[Any]:
+    return [pytest.param(*row, id=name) for table in tables for name, row in table.items()]
+
+
+@pytest.fixture
+def digits(models: Callable[[str], bytes], tmp_path: Path) -> Path:
+    """A good model, beside which something bad is given."""
+    path = tmp_path / "given" / "model.onnx"
+    path.parent.mkdir()
+    path.write_bytes(models(".onnx"))
+    return path
+
+
+DATA = ["verify", "merge", "export", "compress"]
+
+
+def with_data(command: str, model: Path, data: Path) -> list[Any]:
+    out = model.parents[1]
+    return {
+        "verify": ["verify", model, model, "--data", data],
+        "merge": ["merge", model, "-o", out / "out.onnx", "--tier", "observed", "--data", data],
+        "export": ["export", model, "-o", out / "out.tflite", "--int8", "--data", data],
+        "compress": ["compress", model, "-o", out / "out.onnx", "--speedup", "1.1", "--data", data],
+    }[command]
+
+
+@pytest.mark.parametrize("command", DATA)
+@pytest.mark.parametrize("extension", [".npy", ".npz"])
+@pytest.mark.parametrize(("make", "words"), kinds(PATHS, HEADERS, NUMBERS))
+def test_data(
+    make: Make, words: str, extension: str, command: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = digits.with_name(f"data{extension}")
+    make(path)
+    if command == "compress":
+        words = {"is a folder: give the": "holds no .npz, .npy or image files", "shape (1, 9)": "samples of shape (1, 9)",
+                 "is a single number": "samples of shape ()"}.get(words, words)
+    with refused(capsys, digits.parent, words) as decascade:
+        decascade(*with_data(command, digits, path))
+
+
+@pytest.mark.parametrize("command", DATA)
+@pytest.mark.parametrize(("make", "words"), [(twice, "it holds two arrays x: keep one")])
+def test_archives_of_data(
+    make: Make, words: str, command: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(digits.with_name("data.npz"))
+    with refused(capsys, digits.parent, words) as decascade:
+        decascade(*with_data(command, digits, digits.with_name("data.npz")))
+
+
+@pytest.mark.parametrize(("make", "words"), kinds(PATHS, HEADERS))
+def test_range_files(
+    make: Make, words: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "range.npy")
+    with refused(capsys, tmp_path, words) as decascade:
+        decascade("merge", digits, "-o", tmp_path / "out.onnx", "--input-range-file", tmp_path / "range.npy")
+
+
+@pytest.mark.parametrize(("make", "words"), kinds(PATHS, TABLES))
+def test_tables(make: Make, words: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "t.csv")
+    with refused(capsys, tmp_path, words) as decascade:
+        decascade("inspect", digits, "--target", f"table:{tmp_path / 't.csv'}")
+
+
+@pytest.mark.parametrize("command", ["report", "verify"])
+@pytest.mark.parametrize(("make", "words"), kinds(PATHS, JSON))
+def test_reports(
+    make: Make, words: str, command: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "r.json")
+    more = [tmp_path / "r.json"] if command == "report" else [digits, "--certificate", tmp_path / "r.json"]
+    with refused(capsys, tmp_path, words) as decascade:
+        decascade(command, *more)
+
+
+@pytest.mark.parametrize(("make", "words"), kinds(PATHS, JSON))
+def test_plans(make: Make, words: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "p.json")
+    np.save(tmp_path / "x.npy", np.zeros((40, 1, 8, 8), np.float32))
+    with refused(capsys, tmp_path, words) as decascade:
+        decascade(*with_data("compress", digits, tmp_path / "x.npy")[:-4], "--data", tmp_path / "x.npy",
+                  "--plan", tmp_path / "p.json")
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+@pytest.mark.parametrize(("make", "words"), kinds(PATHS))
+def test_paths_of_models(
+    make: Make, words: str, extension: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / f"m{extension}")
+    with refused(capsys, tmp_path, words) as decascade:
+        decascade("inspect", tmp_path / f"m{extension}")

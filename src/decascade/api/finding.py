@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from decascade.api.common import InputRange, Progress, check_seed, choice
 from decascade.bounds import Box, Certificate, prove
 from decascade.bounds.observe import observe
-from decascade.checking.data import load_data
+from decascade.checking.data import check_samples, load_data
 from decascade.checking.models import Subject
 from decascade.checking.ranges import box_of, check_inside, ranges
 from decascade.checking.samples import DEFAULT, Batch, Ranges, from_data
@@ -130,7 +130,10 @@ def samples_of(subject: Subject, data: object) -> list[Batch]:
     Raises:
         UsageError: data that cannot be read, or do not fit the model.
     """
-    arrays = {name: subject.from_native(name, array) for name, array in load_data(data, subject.graph.inputs).items()}
+    given = load_data(data, subject.graph.inputs)
+    for name, array in given.items():
+        check_samples(name, array, subject.graph.tensors[name].dtype)
+    arrays = {name: subject.from_native(name, array) for name, array in given.items()}
     return from_data(subject.graph, arrays)
 
 
