@@ -22,8 +22,8 @@ from docs.pages import DOCS, PAGES, ROOT, Block, blocks, name
 from proven_models import saved
 
 NEEDS = {
-    "start/keras.md": "keras", "start/pytorch.md": "torch", "compressing.md": "torch", "extending.md": "torch", "relu-between.md": "keras",
-    "README.md": "keras",
+    "start/keras.md": "keras", "start/pytorch.md": "torch", "compressing.md": "torch",
+    "extending.md": "torch", "relu-between.md": "keras", "README.md": "keras",
 }
 """Frameworks that a page is about."""
 NOT_RUN = ("pip install ", "make ", "python docs/pictures.py")
