@@ -160,7 +160,7 @@ def test_its_rounding_is_known_as_well(unknown: Any) -> None:
     if moves_values(unknown):
         assert all(np.isfinite(list(known.computed.values())))  # which rounds nothing, as a Foreign may
     else:
-        assert known.computed == pytest.approx(foreign.computed)
+        assert known.computed == pytest.approx(foreign.computed, rel=0.05)
 
 
 def test_it_is_trained_and_compressed_as_well(unknown: Any) -> None:
