@@ -27,7 +27,7 @@ import numpy as np
 from bounds.nets import random_net
 from bounds.sampling import Evaluate, Inputs, ascents, corners, in_numpy, outside, pictures, proved, uniform
 from decascade.bounds import regimes
-from decascade.bounds.prove.work import Work
+from decascade.bounds.state import Work
 from decascade.ir.graph import Graph
 from support.exporter import as_exported, export
 from support.peers import session

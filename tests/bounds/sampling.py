@@ -10,12 +10,12 @@ import numpy as np
 from decascade.bounds.adjoint import Form
 from decascade.bounds.box import Box
 from decascade.bounds.certificate import Certificate
+from decascade.bounds.driver import certificate, decide, numbered
 from decascade.bounds.forward import run
 from decascade.bounds.geometry import part
-from decascade.bounds.prove.driver import certificate, decide, numbered
-from decascade.bounds.prove.work import Work, activations
+from decascade.bounds.state import Work, activations
 from decascade.bounds.witness.gradient import gradient
-from decascade.bounds.witness.starts import Limits, patterns
+from decascade.bounds.witness.patterns import Limits, patterns
 from decascade.ir.graph import Graph
 
 Inputs = dict[str, np.ndarray]

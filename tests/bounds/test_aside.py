@@ -25,7 +25,7 @@ from decascade.bounds.prove.unroll import unroll
 from decascade.ir.ops import Activation
 
 RELU = Activation("relu")
-PROVE = import_module("decascade.bounds.prove.driver")
+PROVE = import_module("decascade.bounds.driver")
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from bounds.nets import chain, random_net
 from decascade.algebra.conv import Conv
 from decascade.bounds import Box, prove
 from decascade.bounds.certificate import Status
+from decascade.bounds.driver import numbered, side_by_side, usual_workers, warm_up
 from decascade.bounds.geometry import part
 from decascade.bounds.prove import tighten
-from decascade.bounds.prove.driver import numbered, side_by_side, usual_workers, warm_up
-from decascade.bounds.prove.work import Work, activations
-from decascade.bounds.witness.chase import chase, seeds, strangers, targets
+from decascade.bounds.state import Work, activations
+from decascade.bounds.witness.neurons import chase, seeds, strangers, targets
 from decascade.errors import UsageError
 from decascade.ir.ops import Activation, Dense, Flatten
 
@@ -90,7 +90,7 @@ def three_layers(rng):
 def test_channels_without_a_witness_are_pushed_first_where_they_were_least_often(rng, monkeypatch):
     work, told = three_layers(rng), []
     # which would find witnesses of the first as well
-    monkeypatch.setattr("decascade.bounds.witness.chase.Chase.go", lambda *_: None)
+    monkeypatch.setattr("decascade.bounds.witness.neurons.Chase.go", lambda *_: None)
     first, second, third = work.seen
     work.rounds[first] = 1
     work.progress = lambda stage, _share: told.append(stage)
@@ -108,7 +108,7 @@ def test_a_layer_that_the_time_cuts_short_has_its_turn_again(rng, monkeypatch):
     def late(_self, _steps, _until):
         work.deadline -= 40.0
 
-    monkeypatch.setattr("decascade.bounds.witness.chase.Chase.go", late)
+    monkeypatch.setattr("decascade.bounds.witness.neurons.Chase.go", late)
     first, second, third = work.seen
     strangers(work, 50.0)
     assert told == [first, second]

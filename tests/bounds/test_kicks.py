@@ -17,11 +17,11 @@ from decascade.bounds.box import Box
 from decascade.bounds.forward import run
 from decascade.bounds.interval import propagate
 from decascade.bounds.witness import restarts as kicks
+from decascade.bounds.witness.patterns import Limits
 from decascade.bounds.witness.restarts import Kicks, Near, kicked
-from decascade.bounds.witness.starts import Limits
 from decascade.ir.ops import Activation, Pool
 
-chase = import_module("decascade.bounds.witness.chase")
+chase = import_module("decascade.bounds.witness.neurons")
 KEY, OTHER = ("relu", 3, 1), ("relu", 3, -1)
 RELU = Activation("relu")
 

@@ -232,8 +232,8 @@ def test_a_large_picture_is_analysed_small():
 
 def test_the_work_of_a_proof_does_not_grow_with_the_picture(monkeypatch):
     """The same neurons are bounded at the same size, whatever the picture; no time is measured."""
+    from decascade.bounds.driver import linear_bounds
     from decascade.bounds.prove import tighten
-    from decascade.bounds.prove.driver import linear_bounds
 
     right, asked = tighten.neuron_bounds, list[tuple[str, tuple[int, ...], tuple[int, ...]]]()
 
@@ -343,7 +343,7 @@ def test_a_solver_is_told_its_seconds_on_the_wall(monkeypatch):
 
             return solver
 
-        monkeypatch.setattr("decascade.bounds.prove.work.perf_counter", lambda: factor * now[0])
+        monkeypatch.setattr("decascade.bounds.state.perf_counter", lambda: factor * now[0])
         monkeypatch.setattr("decascade.bounds.prove.tighten.lowest", counted(5))
         monkeypatch.setattr("decascade.bounds.prove.tighten.gets_past", counted(6))
         rng = np.random.default_rng(3)

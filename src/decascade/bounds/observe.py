@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.bounds.certificate import ActivationRecord, Certificate, Status, Witness
+from decascade.bounds.driver import Progress, activations
 from decascade.bounds.forward import Values, run
 from decascade.bounds.geometry import part
-from decascade.bounds.prove.driver import Progress, activations
 from decascade.bounds.regimes import regime_of, regimes
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Activation, Foreign

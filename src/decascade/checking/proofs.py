@@ -10,9 +10,9 @@ import numpy as np
 
 from decascade.bounds import Box, Certificate, prove
 from decascade.bounds.certificate import SETTLED, ActivationRecord
+from decascade.bounds.driver import Progress
 from decascade.bounds.geometry import part
 from decascade.bounds.observe import observe
-from decascade.bounds.prove.driver import Progress
 from decascade.checking.samples import Batch
 from decascade.ir.graph import Graph
 from decascade.regions.fixed_pools import MAX_POOL, fixed_winners

@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from decascade.bounds import Box, Certificate, prove
-from decascade.bounds.prove.driver import Progress
+from decascade.bounds.driver import Progress
 from decascade.cost import Cost
 from decascade.ir.graph import Graph, Node
 from decascade.regions.bypass import Bypass

@@ -10,10 +10,10 @@ import numpy as np
 from decascade.bounds.backward import Tracer, neuron_bounds
 from decascade.bounds.forward import is_linear
 from decascade.bounds.geometry import part
+from decascade.bounds.observations import Seen
 from decascade.bounds.prove.branch import gets_past
 from decascade.bounds.prove.exact import lowest
-from decascade.bounds.prove.work import F64, Work
-from decascade.bounds.witness.sightings import Seen
+from decascade.bounds.state import F64, Work
 
 WHOLE = 0.04
 """Of the time that is left, what a layer may take to have all its neurons bounded, not only the open ones."""

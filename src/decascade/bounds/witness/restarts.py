@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from decascade.bounds.forward import Values
-from decascade.bounds.witness.starts import Limits
+from decascade.bounds.witness.patterns import Limits
 
 Key = tuple[str, int, int]
 """An activation, a channel and a direction."""

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from decascade.bounds.box import Box
 from decascade.bounds.certificate import ActivationRecord, Certificate, Status, Witness
 from decascade.bounds.geometry import part
+from decascade.bounds.observations import Seen
 from decascade.bounds.prove.solver_process import Aside
 from decascade.bounds.prove.tighten import linear, linear_layer, programs
-from decascade.bounds.prove.work import Clock, Progress, Work, activations
-from decascade.bounds.witness.ascent import search
-from decascade.bounds.witness.chase import chase, strangers
-from decascade.bounds.witness.sightings import Seen
-from decascade.bounds.witness.starts import patterns
+from decascade.bounds.state import Clock, Progress, Work, activations
+from decascade.bounds.witness.channels import search
+from decascade.bounds.witness.neurons import chase, strangers
+from decascade.bounds.witness.patterns import patterns
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph
 from decascade.ir.ops import Activation, Foreign

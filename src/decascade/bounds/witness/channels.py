@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from decascade.bounds.adjoint import Form
 from decascade.bounds.forward import Values, run
 from decascade.bounds.geometry import part
-from decascade.bounds.prove.work import Work
+from decascade.bounds.observations import Seen
+from decascade.bounds.state import Work
 from decascade.bounds.witness.gradient import gradient
-from decascade.bounds.witness.sightings import Seen
-from decascade.bounds.witness.starts import Inputs
+from decascade.bounds.witness.patterns import Inputs
 
 Bools = NDArray[np.bool_]
 F64 = NDArray[np.float64]

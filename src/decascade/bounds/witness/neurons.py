@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from decascade.bounds.adjoint import Form
 from decascade.bounds.forward import Values
 from decascade.bounds.geometry import part
-from decascade.bounds.prove.work import Work
+from decascade.bounds.observations import Seen
+from decascade.bounds.state import Work
 from decascade.bounds.witness.gradient import gradient
 from decascade.bounds.witness.restarts import Key, Near
-from decascade.bounds.witness.sightings import Seen
 from decascade.ir.graph import Graph
 
 Place = tuple[int, ...]

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from decascade.bounds.box import Box
 from decascade.bounds.geometry import Axes, Classes, smallest
 from decascade.bounds.interval import Bounds, propagate
+from decascade.bounds.observations import Seen, Sightings, seen_of
 from decascade.bounds.prove.solver_process import here
 from decascade.bounds.regimes import regime_of, regimes
+from decascade.bounds.witness.patterns import Limits
 from decascade.bounds.witness.restarts import Kicks
-from decascade.bounds.witness.sightings import Seen, Sightings, seen_of
-from decascade.bounds.witness.starts import Limits
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Activation
 
