@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.bounds.forward import column, convolve, pool_count, taps
@@ -34,8 +32,8 @@ from decascade.ir.ops import (
     Slice,
     Upsample,
 )
+from decascade.typing import Reals
 
-Reals = NDArray[np.floating[Any]]
 Window = tuple[tuple[int, int], ...]
 Size = tuple[int, ...]
 

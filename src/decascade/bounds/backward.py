@@ -21,8 +21,7 @@ from decascade.bounds.interval import Bounds
 from decascade.bounds.regimes import Lines, enclose
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Activation, GlobalPool, Pool
-
-F64 = NDArray[np.float64]
+from decascade.typing import F64
 
 
 @dataclass(eq=False)

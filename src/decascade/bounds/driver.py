@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import replace
 from queue import SimpleQueue
 from threading import Event, Thread
 from time import perf_counter
@@ -22,23 +21,23 @@ from numpy.typing import NDArray
 
 from decascade.bounds.box import Box
 from decascade.bounds.certificate import ActivationRecord, Certificate, Status, Witness
-from decascade.bounds.geometry import part
-from decascade.bounds.observations import Seen
-from decascade.bounds.prove.solver_process import Aside
+from decascade.bounds.observations import ActivationState
+from decascade.bounds.problem import Problem, UnknownSizeError, activations
+from decascade.bounds.prove.solver_process import Run, SolverProcess, here
 from decascade.bounds.prove.tighten import linear, linear_layer, programs
-from decascade.bounds.state import Clock, Progress, Work, activations
-from decascade.bounds.witness.channels import search
-from decascade.bounds.witness.neurons import chase, strangers
+from decascade.bounds.state import Budget, ProofState
+from decascade.bounds.witness.channels import push_channels
+from decascade.bounds.witness.neurons import push_neurons, push_unwitnessed
 from decascade.bounds.witness.patterns import patterns
+from decascade.bounds.witness.search import WitnessSearch
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph
-from decascade.ir.ops import Activation, Foreign
-from decascade.ir.shapes import infer_graph
+from decascade.ir.ops import Activation
+from decascade.typing import F64, Clock, Progress
 
-F64 = NDArray[np.float64]
 LARGEST_BATCH, WIDEST = 32, 256
 """Inputs that are run together, as a rule and where one is as good as many."""
-MOST_VAIN = 3
+MOST_FRUITLESS = 3
 """Rounds in a row that decide nothing.  More than one: ascents begin elsewhere each time, and a solver reads the wall clock, so
 that on a machine that is busy with other things it gives up early."""
 ROUNDS = range(1, 4)
@@ -46,10 +45,6 @@ ROUNDS = range(1, 4)
 BATCH_SHARE = 0.004
 """Of the time, what one batch may take to run."""
 MOST_WORKERS = 2
-
-
-class UnknownSizeError(UsageError):
-    """A size that is only known when the model runs."""
 
 
 def prove(
@@ -73,79 +68,76 @@ def prove(
     if workers is not None and workers < 1:
         raise UsageError(f"workers = {workers}: give 1, or 2 to search for witnesses beside the proofs")
     start = clock()
-    box, nodes = Box.of(graph, box), activations(graph)
-    if not nodes:
+    box = Box.of(graph, box)
+    if not activations(graph):
         return Certificate(box.facts(), (), clock() - start, {})
     try:
-        ahead = numbered(part(graph, [n.inputs[0] for n in nodes]), box)
+        problem = Problem.of(graph, box, thorough)
     except UnknownSizeError as error:
         return Certificate(box.facts(), (), clock() - start, {}, notes=(str(error),))
-    told: Progress = progress or (lambda _stage, _share: None)
-    work = Work.of(ahead, nodes, box, start + budget_seconds, clock, told, seed, thorough)
-    work.workers = usual_workers() if workers is None else min(workers, MOST_WORKERS)
-    decide(work, budget_seconds, data)
-    return certificate(work, start)
+    budget = Budget.of(budget_seconds, clock, start, usual_workers() if workers is None else min(workers, MOST_WORKERS))
+    state = ProofState.of(problem, budget, progress or (lambda _stage, _share: None))
+    decide(state, warmed_up(state, np.random.default_rng(seed), budget_seconds), data)
+    return certificate(state, start)
 
 
 def usual_workers() -> int:
     """As many as there are cores for this process and as OMP_NUM_THREADS allows, up to the most that are of use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return max(1, min(MOST_WORKERS, cores, int(told) if told.isdecimal() else MOST_WORKERS))
+    threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return max(1, min(MOST_WORKERS, cores, int(threads) if threads.isdecimal() else MOST_WORKERS))
 
 
-def decide(work: Work, seconds: float, data: Mapping[str, NDArray[Any]] | None) -> None:
+def decide(state: ProofState, search: WitnessSearch, data: Mapping[str, NDArray[Any]] | None) -> None:
     """All stages, while there is time and something to decide."""
-    warm_up(work, seconds)
-    look_at_patterns(work, 0.97 * work.left(), data)
-    if work.workers > 1:
-        two_lanes(work)
+    look_at_patterns(state, search, 0.97 * state.left(), data)
+    if state.budget.workers > 1:
+        two_lanes(state, search)
         return
-    search(work, 0.75 * work.left(), rounds=2)
-    linear(work, 0.7 * work.left())
-    chase(work, 0.7 * work.left(), range(1))
-    strangers(work, 0.8 * work.left())
-    chase(work, 0.6 * work.left(), ROUNDS)
-    vain = 0 if programs(work, 0.4 * work.left()) else 1
-    while vain < MOST_VAIN and work.left() > 0 and work.undecided():
-        strangers(work, 0.8 * work.left())
-        found = chase(work, 0.5 * work.left(), ROUNDS)
-        vain = 0 if programs(work, 0.0) or found else vain + 1
+    push_channels(state, search, 0.75 * state.left(), rounds=2)
+    linear(state, 0.7 * state.left())
+    push_neurons(state, search, 0.7 * state.left(), range(1))
+    push_unwitnessed(state, search, 0.8 * state.left())
+    push_neurons(state, search, 0.6 * state.left(), ROUNDS)
+    fruitless = 0 if programs(state, 0.4 * state.left()) else 1
+    while fruitless < MOST_FRUITLESS and state.left() > 0 and state.any_open():
+        push_unwitnessed(state, search, 0.8 * state.left())
+        found = push_neurons(state, search, 0.5 * state.left(), ROUNDS)
+        fruitless = 0 if programs(state, 0.0) or found else fruitless + 1
 
 
-def two_lanes(work: Work) -> None:
+def two_lanes(state: ProofState, search: WitnessSearch) -> None:
     """Witnesses and proofs, side by side, the searches of the latter in a process of their own; not where the clock is another
     than the wall's, as it would not see that process's time."""
-    with closing(Aside()) as beside:
-        if work.clock is perf_counter:
-            work.run = beside.ask
+    with closing(SolverProcess()) as beside:
+        run = beside.ask if state.budget.clock is perf_counter else here
         proving = Event()
-        side_by_side(work, lambda: witnesses(work, proving.is_set), lambda: proofs(work, proving))
+        side_by_side(state.budget, lambda: witnesses(state, search, proving.is_set), lambda: proofs(state, run, proving))
 
 
-def witnesses(work: Work, others_done: Callable[[], bool]) -> None:
+def witnesses(state: ProofState, search: WitnessSearch, others_done: Callable[[], bool]) -> None:
     """The one lane: ascents, until several rounds find nothing and the other lane is done."""
-    search(work, 0.8 * work.left(), rounds=1)
-    strangers(work, 0.6 * work.left())
-    chase(work, 0.3 * work.left(), range(1))
-    vain = 0
-    while (vain < MOST_VAIN or not others_done()) and work.left() > 0 and work.undecided():
-        strangers(work, 0.0)
-        vain = 0 if chase(work, 0.0, ROUNDS) else vain + 1
+    push_channels(state, search, 0.8 * state.left(), rounds=1)
+    push_unwitnessed(state, search, 0.6 * state.left())
+    push_neurons(state, search, 0.3 * state.left(), range(1))
+    fruitless = 0
+    while (fruitless < MOST_FRUITLESS or not others_done()) and state.left() > 0 and state.any_open():
+        push_unwitnessed(state, search, 0.0)
+        fruitless = 0 if push_neurons(state, search, 0.0, ROUNDS) else fruitless + 1
 
 
-def proofs(work: Work, done: Event) -> None:
+def proofs(state: ProofState, run: Run, done: Event) -> None:
     """The other lane: linear bounds, then programs, until several rounds decide nothing."""
-    linear(work, 0.8 * work.left())
-    vain = 0
-    while vain < MOST_VAIN and work.left() > 0 and work.undecided():
-        vain = 0 if programs(work, 0.0) else vain + 1
+    linear(state, 0.8 * state.left())
+    fruitless = 0
+    while fruitless < MOST_FRUITLESS and state.left() > 0 and state.any_open():
+        fruitless = 0 if programs(state, 0.0, run) else fruitless + 1
     done.set()
 
 
-def side_by_side(work: Work, *lanes: Callable[[], None]) -> None:
-    """Run lanes in threads until all are done.  What one raises is raised here, and the others are told to stop; so they are on
-    an interrupt, which need not wait for them."""
+def side_by_side(budget: Budget, *lanes: Callable[[], None]) -> None:
+    """Run lanes in threads until all are done.  What one raises is raised here, and cancels the budget of the others;
+    so does an interrupt, which need not wait for them."""
     raised: SimpleQueue[BaseException | None] = SimpleQueue()
 
     def run(lane: Callable[[], None]) -> None:
@@ -162,43 +154,46 @@ def side_by_side(work: Work, *lanes: Callable[[], None]) -> None:
             if (error := raised.get()) is not None:
                 raise error
     except BaseException:
-        work.stopped = True
+        budget.cancelled.set()
         raise
 
 
-def warm_up(work: Work, seconds: float) -> None:
-    """One input, to know how many at once go in a small part of the time."""
+def warmed_up(state: ProofState, rng: np.random.Generator, seconds: float) -> WitnessSearch:
+    """A search in batches that take a small part of the seconds: one input is run to know how many that are."""
     for _ in range(2):
-        work.sightings.observe(work.limits.at(lambda shape: np.full((*shape, 1), 0.5)))
-    fitting = BATCH_SHARE * seconds / max(work.sightings.pace, 1e-9)
-    work.batch, work.widest = (int(np.clip(fitting, 1, most)) for most in (LARGEST_BATCH, WIDEST))
+        state.observations.observe(state.problem.limits.middle())
+    fitting = BATCH_SHARE * seconds / max(state.observations.pace, 1e-9)
+    batch, widest = (int(np.clip(fitting, 1, most)) for most in (LARGEST_BATCH, WIDEST))
+    return WitnessSearch(rng, batch, widest)
 
 
-def look_at_patterns(work: Work, until: float, data: Mapping[str, NDArray[Any]] | None) -> None:
+def look_at_patterns(state: ProofState, search: WitnessSearch, until: float, data: Mapping[str, NDArray[Any]] | None) -> None:
     """Calibration data, and random pictures until a whole round shows little that is new."""
-    work.progress("running patterns through the model", 0.0)
-    for batch in _data(work, data):
-        if work.left() < until:
+    state.on_progress("running patterns through the model", 0.0)
+    for batch in _data(state.problem, data, search.batch):
+        if state.left() < until:
             return
-        work.sightings.observe(batch)
-    before, made = -1, patterns(work.limits, work.rng, work.batch)
+        state.observations.observe(batch)
+    before, made = -1, patterns(state.problem.limits, search.rng, search.batch)
     while True:
-        for _ in range(5 * max(LARGEST_BATCH // work.batch, 1)):
-            if work.left() < until:
+        for _ in range(5 * max(LARGEST_BATCH // search.batch, 1)):
+            if state.left() < until:
                 return
-            work.sightings.observe(next(made))
-        now = sum(int(s.unstable.sum()) for s in work.seen.values())
+            state.observations.observe(next(made))
+        now = sum(int(s.unstable.sum()) for s in state.layers)
         if before >= 0 and now - before <= 0.001 * max(now, 1):
             return
         before = now
 
 
-def _data(work: Work, data: Mapping[str, NDArray[Any]] | None) -> list[dict[str, NDArray[Any]]]:
-    if data is None or any(data[n].shape[1:] != work.limits.lo[n].shape[:-1] for n in work.graph.inputs):
+def _data(problem: Problem, data: Mapping[str, NDArray[Any]] | None, n: int) -> list[dict[str, NDArray[Any]]]:
+    """The data in batches of n, as far as they are of the size analysed; values outside the box are moved to its edge."""
+    inputs = problem.graph.inputs
+    if data is None or any(data[name].shape[1:] != problem.analysed[name] for name in inputs):
         return []
-    count, n = min(len(v) for v in data.values()), work.batch
-    blocks = [{k: np.moveaxis(data[k][i : i + n], 0, -1) for k in work.graph.inputs} for i in range(0, min(count, 64 * n), n)]
-    return [work.limits.keep(b) for b in blocks]
+    count = min(len(v) for v in data.values())
+    blocks = [{k: np.moveaxis(data[k][i : i + n], 0, -1) for k in inputs} for i in range(0, min(count, 64 * n), n)]
+    return [problem.limits.keep(b) for b in blocks]
 
 
 def linear_bounds(graph: Graph, box: Box | object, budget_seconds: float = 60.0) -> dict[str, tuple[F64, F64]]:
@@ -210,34 +205,33 @@ def linear_bounds(graph: Graph, box: Box | object, budget_seconds: float = 60.0)
     Raises:
         UsageError: as `prove`.
     """
-    box, nodes = Box.of(graph, box), activations(graph)
-    if not nodes:
+    box = Box.of(graph, box)
+    if not activations(graph):
         return {}
-    ahead = numbered(part(graph, [n.inputs[0] for n in nodes]), box)
-    work = Work.of(ahead, nodes, box, perf_counter() + budget_seconds, perf_counter, lambda _stage, _share: None)
+    problem, start = Problem.of(graph, box), perf_counter()
+    state = ProofState.of(problem, Budget.of(budget_seconds, perf_counter, start), lambda _stage, _share: None)
     found = dict[str, tuple[F64, F64]]()
-    for node in nodes:
-        s = work.seen[node.name]
-        if linear_layer(work, s, 0.0, whole=np.inf):
-            work.settle()
-        source = work.bounds[s.tensor]
+    for s in state.layers:
+        if linear_layer(state, s, 0.0, whole=np.inf):
+            state.bounds.carry_forward()
+        source = state.bounds.tensors[s.tensor]
         lo, hi = (a.reshape(len(a), -1) for a in (source.lo, source.hi))
-        found[node.name] = lo.min(axis=1), hi.max(axis=1)
+        found[s.node.name] = lo.min(axis=1), hi.max(axis=1)
     return found
 
 
-def certificate(work: Work, start: float) -> Certificate:
+def certificate(state: ProofState, start: float) -> Certificate:
     """What is known in the end; the witnesses are run once more."""
-    witnesses = work.sightings.confirm()
-    records = tuple(_record(work, s, tuple(witnesses[name])) for name, s in work.seen.items())
-    kept = work.sightings.kept
-    used = {n: np.stack([k[n] for k in kept]) for n in work.graph.inputs} if kept else {}
-    analysed = {n: work.limits.lo[n].shape[:-1] for n in work.graph.inputs}
-    return Certificate(work.box.facts(), records, work.clock() - start, analysed, witnesses=used)
+    problem, observations = state.problem, state.observations
+    witnesses = observations.confirm()
+    records = tuple(_record(state, s, tuple(witnesses[s.node.name])) for s in state.layers)
+    kept = observations.kept
+    used = {n: np.stack([k[n] for k in kept]) for n in problem.graph.inputs} if kept else {}
+    return Certificate(problem.box.facts(), records, state.budget.clock() - start, problem.analysed, witnesses=used)
 
 
-def _record(work: Work, s: Seen, witnesses: tuple[Witness, ...]) -> ActivationRecord:
-    proven, source = work.proven(s), work.bounds[s.tensor]
+def _record(state: ProofState, s: ActivationState, witnesses: tuple[Witness, ...]) -> ActivationRecord:
+    proven, source = state.bounds.regimes(s), state.bounds.tensors[s.tensor]
     flat = proven.reshape(len(proven), -1)
     same = (flat == flat[:, :1]).all(axis=1) & (flat[:, 0] >= 0)
     regime = np.where(same, flat[:, 0], -1).astype(np.int8)
@@ -255,30 +249,3 @@ def _record(work: Work, s: Seen, witnesses: tuple[Witness, ...]) -> ActivationRe
         s.node.name, s.node.origin, kind, tuple(p.name for p in s.pieces), lo, hi, regime,
         tuple(Status(v) for v in status.tolist()), neurons, min(ends) if ends else None, witnesses, classes,
     )
-
-
-def numbered(graph: Graph, box: Box) -> Graph:
-    """The graph with every size inferred; a box that gives every entry tells the size of its input.
-
-    Raises:
-        UnknownSizeError: a size that is only known when the model runs.
-    """
-    tensors = dict(graph.tensors)
-    for name in graph.inputs:
-        shape, given = tensors[name].shape, box.intervals[name].lo.shape
-        if shape is not None:
-            told = (d if isinstance(d, int) or n == 1 else n for d, n in zip(shape[1:], given, strict=True))
-            tensors[name] = replace(tensors[name], shape=(shape[0], *told))
-    found = infer_graph(replace(graph, tensors=tensors))
-    for name, tensor in found.tensors.items():
-        if tensor.shape is None or any(not isinstance(n, int) for n in tensor.shape[1:]):
-            writer = found.producer.get(name)
-            kind = f", which {writer.op.kind} writes" if writer is not None and isinstance(writer.op, Foreign) else ""
-            raise UnknownSizeError(
-                f"the size of {name}{kind} is not known before the model runs: proofs over an input range need a model"
-                " of fixed input size (an input shape makes it one), or lowest and highest values as arrays of the input's size"
-            )
-    return found
-
-
-__all__ = ["Progress", "UnknownSizeError", "activations", "decide", "linear_bounds", "numbered", "prove"]

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import product
 from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +39,9 @@ from decascade.ir.ops import (
     Slice,
     Upsample,
 )
+from decascade.typing import Reals
 
-Values = NDArray[np.floating[Any]]
+Values = Reals
 
 LINEAR = (Conv, ConvTranspose, Dense, Affine, Flatten, Pad, Add, Concat, Select, Slice, Upsample, Identity, BiasMap)
 

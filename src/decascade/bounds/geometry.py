@@ -3,7 +3,7 @@
 Two positions of an axis are in one *class* if their receptive fields meet the edges in the same way: with a box that is
 constant per channel they then have equal bounds and equal witnesses, up to a shift of the picture.  Classes are numbered
 by what they are made of, so that those of two picture sizes can be compared; a graph is analysed at the smallest size
-that has the classes of its own (DESIGN §3, Stability: the cost of a proof does not grow with the picture).
+that has the classes of its own (the cost of a proof does not grow with the picture).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from itertools import product
 from math import prod
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.bounds.box import Box
@@ -34,8 +33,8 @@ from decascade.ir.ops import (
     Upsample,
 )
 from decascade.ir.shapes import infer_graph
+from decascade.typing import Ints
 
-Ints = NDArray[np.int64]
 Axes = tuple[Ints, ...]
 SCALABLE = (Conv, ConvTranspose, Affine, Pool, Pad, Add, Concat, Select, Upsample, Identity, Activation)
 """Operations that mean the same on a picture of another size."""

@@ -13,17 +13,14 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.bounds.box import Box
-from decascade.bounds.forward import apply, column, convolve, dense, move, pool_count
+from decascade.bounds.forward import apply, column, convolve, dense, move
 from decascade.bounds.regimes import image, regimes
 from decascade.ir.graph import Graph
 from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, GlobalPool, Op, Pad, Pool, Product
-
-F64 = NDArray[np.float64]
-Flags = NDArray[np.bool_]
+from decascade.typing import F64, Bools
 
 FUSED = 8
 """Terms added to every sum for a runtime that folds a scale into the kernel before it multiplies."""
@@ -53,7 +50,7 @@ def gamma(terms: int, u: float) -> float:
 
 
 def unit(dtype: str) -> float:
-    """Half the spacing at 1 of the type that a tensor is computed in; float32's for what is no float."""
+    """Half the spacing at 1 of the type that a tensor is computed in; float32's for what is not a float."""
     if dtype == "bfloat16":
         return 2.0**-9
     kind = np.dtype(dtype)
@@ -156,7 +153,7 @@ def _linear(op: Conv | ConvTranspose | Dense, stacked: F64, weight: F64) -> F64:
     return np.moveaxis(plain(np.moveaxis(stacked, -1, 0)), 0, -1)
 
 
-def _signed(lo: F64, hi: F64, slack: F64, positive: Flags, negative: Flags, lost: Flags) -> Bounds:
+def _signed(lo: F64, hi: F64, slack: F64, positive: Bools, negative: Bools, lost: Bools) -> Bounds:
     """Bounds widened by the slack, but not beyond zero where every term has one sign."""
     low, high = lo - slack, hi + slack
     low = np.where(positive, np.maximum(low, 0), low)
@@ -212,17 +209,12 @@ def _pooled(op: Pool | GlobalPool, x: Bounds, u: float) -> Bounds:
         return Bounds(lo, hi, np.zeros(lo.shape))
     size = _evaluated(op, [np.maximum(np.abs(x.lo), np.abs(x.hi))])
     terms = prod(op.kernel) if isinstance(op, Pool) else prod(x.lo.shape[1:])
-    if isinstance(op, Pool) and not op.count_padding:
-        # 0/0 never happens, and a window of padding alone gives 0
-        pool_count(op, x.lo.shape[1:])
     slack = gamma(terms + 1, u) * size + TINY * terms
     same_low, same_high = _evaluated(op, [np.minimum(x.lo, 0)]) >= 0, _evaluated(op, [np.maximum(x.hi, 0)]) <= 0
     return _signed(lo, hi, slack, same_low, same_high, np.isinf(slack) | np.isnan(lo) | np.isnan(hi))
 
 
 def _activated(op: Activation, x: Bounds, u: float) -> Bounds:
-    if op.kind == "softmax" and not len(op.params):
-        return Bounds(np.zeros(x.lo.shape), np.ones(x.lo.shape), np.zeros(x.lo.shape))
     lo, hi = image(op, x.lo, x.hi)
     size = np.maximum(np.abs(x.lo), np.abs(x.hi)) + np.maximum(np.abs(lo), np.abs(hi))
     if op.kind in {"relu", "clip", "abs", "neg"}:

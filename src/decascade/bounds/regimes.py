@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from decascade.ir.activations import activate
 from decascade.ir.ops import Activation
-
-F64 = NDArray[np.float64]
+from decascade.typing import F64
 
 MONOTONE = frozenset({"sigmoid", "tanh", "softplus", "softsign", "exp", "sqrt", "selu", "elu"})
 LOWEST = {"silu": (-1.2784645, -0.27846455), "gelu": (-0.7517916, -0.16997121), "gelu_tanh": (-0.7524614, -0.17004122)}

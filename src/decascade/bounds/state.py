@@ -1,135 +1,131 @@
-"""The state of one analysis: a graph at the size analysed, its bounds, what was seen of it, and the time that is left."""
+"""How far a proof has come: what is asked, what is proved, what was observed, and the time that is left.
+
+Each part has one owner: the problem never changes; bounds are written by `prove` alone; observations by whatever runs inputs
+through the graph; the budget by its clock.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
+from threading import Event
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.bounds.box import Box
-from decascade.bounds.geometry import Axes, Classes, smallest
 from decascade.bounds.interval import Bounds, propagate
-from decascade.bounds.observations import Seen, Sightings, seen_of
-from decascade.bounds.prove.solver_process import here
-from decascade.bounds.regimes import regime_of, regimes
-from decascade.bounds.witness.patterns import Limits
-from decascade.bounds.witness.restarts import Kicks
-from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Activation
-
-Progress = Callable[[str, float], None]
-Clock = Callable[[], float]
-F64 = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
+from decascade.bounds.observations import ActivationState, Observations
+from decascade.bounds.problem import Problem
+from decascade.bounds.regimes import regime_of
+from decascade.typing import F64, Bools, Clock, Ints, Progress
 
 
-def activations(graph: Graph) -> list[Node]:
-    """The activations that have regimes."""
-    return [n for n in graph.nodes if isinstance(n.op, Activation) and regimes(n.op, 1)]
+@dataclass(frozen=True, eq=False)
+class Budget:
+    """Time until `deadline` on its own clock.  `opened`: when it began, on that clock and on the wall's.  `workers`: threads
+    that spend it.  `cancelled`: no more time, whatever the clock says."""
 
-
-@dataclass(eq=False)
-class Work:
-    """`thorough`: neurons of channels that one witness already shows not to be linear are to be decided as well.
-    `batch`, `widest`: how many inputs are run together, as a rule and where one is as good as many.  `opened`: when it began,
-    on its own clock and on the wall's.  `stopped`: no more time, whatever the clock says.  `run`: runs a function of what it is
-    given, here or in a process beside.  `rounds`: how often each activation's channels without a witness were pushed.
-    `kicks`: where those begin again."""
-
-    graph: Graph
-    box: Box
-    axes: Mapping[str, Axes]
-    bounds: dict[str, Bounds]
-    sightings: Sightings
-    limits: Limits
     deadline: float
     clock: Clock
-    progress: Progress
-    rng: np.random.Generator
-    thorough: bool = True
-    batch: int = 32
-    widest: int = 32
-    known: dict[str, Bounds] = field(default_factory=dict[str, Bounds])
-    opened: tuple[float, float] = (0.0, 0.0)
-    stopped: bool = False
+    opened: tuple[float, float]
     workers: int = 1
-    run: Callable[..., Any] = here
-    rounds: dict[str, int] = field(default_factory=dict[str, int])
-    kicks: Kicks = field(default_factory=Kicks)
+    cancelled: Event = field(default_factory=Event)
 
     @staticmethod
-    def of(
-        graph: Graph, nodes: Sequence[Node], box: Box, deadline: float, clock: Clock, progress: Progress, seed: int = 0,
-        thorough: bool = True,
-    ) -> Work:
-        """A graph that leads to the inputs of some activations and whose sizes are all numbers, cut to the smallest picture
-        that has all its classes of positions."""
-        classes = Classes()
-        own = classes.of(graph, box)
-        small, axes = smallest(graph, box, classes)
-        bounds = propagate(small, box)
-        seen = {n.name: seen_of(n, len(bounds[n.inputs[0]].lo), axes[n.inputs[0]], own[n.inputs[0]]) for n in nodes}
-        return Work(small, box, axes, bounds, Sightings(small, seen, clock), Limits.of(small, box), deadline, clock, progress,
-                    np.random.default_rng(seed), thorough, opened=(clock(), perf_counter()))
-
-    @property
-    def seen(self) -> Mapping[str, Seen]:
-        return self.sightings.seen
+    def of(seconds: float, clock: Clock, start: float, workers: int = 1) -> Budget:
+        """Seconds from `start` on a clock."""
+        return Budget(start + seconds, clock, (clock(), perf_counter()), workers)
 
     def left(self) -> float:
-        """Seconds, but for what it will take to run the witnesses again."""
-        return -inf if self.stopped else self.deadline - self.clock() - self.sightings.to_confirm()
+        """Seconds."""
+        return -inf if self.cancelled.is_set() else self.deadline - self.clock()
 
     def on_the_wall(self, seconds: float) -> float:
-        """Seconds of this work's clock in those of a clock on the wall, which is what a solver reads: more where the clock
-        counts CPU time and others keep the machine busy, fewer where it counts that of two threads."""
+        """Seconds of this clock in those of a clock on the wall, which is what a solver reads: more where the clock counts CPU
+        time and others keep the machine busy, fewer where it counts that of two threads."""
         own, wall = self.clock() - self.opened[0], perf_counter() - self.opened[1]
         return seconds * max(wall / own, 1 / self.workers) if own > 0 else seconds
 
-    def classed(self, s: Seen) -> tuple[F64, F64]:
+
+class ProvenBounds:
+    """Bounds of every tensor of a problem: intervals, intersected with what was proved since."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem, self._known = problem, dict[str, Bounds]()
+        self.tensors = propagate(problem.graph, problem.box)
+
+    def classed(self, s: ActivationState) -> tuple[F64, F64]:
         """Bounds (C, *classes) of an activation's input."""
-        source = self.bounds[s.tensor]
+        source = self.tensors[s.tensor]
         lo, hi = (a[(slice(None), *zip(*s.spots, strict=True))] if s.spots[0] else a for a in (source.lo, source.hi))
         shape = (len(source.lo), *s.weight.shape)
         return lo.reshape(shape), hi.reshape(shape)
 
-    def proven(self, s: Seen) -> NDArray[np.int8]:
+    def regimes(self, s: ActivationState) -> NDArray[np.int8]:
         """Channels × classes: the regime that holds all values, −1 where none does."""
         return regime_of(s.pieces, *self.classed(s))
 
-    def open(self, s: Seen) -> Bools:
+    def tighten(self, s: ActivationState, k: int, channels: Ints, low: F64, high: F64) -> None:
+        """Intersect the bounds of some channels, at all positions of class k, with others."""
+        source = self.tensors[s.tensor]
+        lo, hi = source.lo.copy(), source.hi.copy()
+        at, tail = np.ix_(channels, *_positions(s, k)), (1,) * (lo.ndim - 1)
+        lo[at], hi[at] = np.maximum(lo[at], low.reshape(-1, *tail)), np.minimum(hi[at], high.reshape(-1, *tail))
+        self._known[s.tensor] = self.tensors[s.tensor] = Bounds(lo, hi, source.slack)
+
+    def carry_forward(self) -> None:
+        """What was tightened, to all that follows."""
+        self.tensors = propagate(self._problem.graph, self._problem.box, self._known)
+
+
+def _positions(s: ActivationState, k: int) -> list[Ints]:
+    """Per axis the positions of class k."""
+    index = np.unravel_index(k, s.weight.shape) if s.weight.shape else ()
+    return [np.flatnonzero(label == i) for label, i in zip(s.labels, index, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class ProofState:
+    """The four parts; questions that take more than one of them."""
+
+    problem: Problem
+    bounds: ProvenBounds
+    observations: Observations
+    budget: Budget
+    on_progress: Progress
+
+    @staticmethod
+    def of(problem: Problem, budget: Budget, on_progress: Progress) -> ProofState:
+        """Interval bounds, and nothing observed."""
+        bounds = ProvenBounds(problem)
+        observations = Observations.of(problem, budget.clock)
+        return ProofState(problem, bounds, observations, budget, on_progress)
+
+    @property
+    def layers(self) -> Sequence[ActivationState]:
+        """The activations, in the order of the graph."""
+        return tuple(self.observations.activations.values())
+
+    def left(self) -> float:
+        """Seconds, but for what it will take to run the witnesses again."""
+        return self.budget.left() - self.observations.to_confirm()
+
+    def open(self, s: ActivationState) -> Bools:
         """Channels × classes that are neither proven nor witnessed."""
-        found = (self.proven(s) < 0) & ~s.unstable
+        found = (self.bounds.regimes(s) < 0) & ~s.unstable
         beside = s.unstable_channels.reshape(-1, *(1,) * s.weight.ndim)
-        return found if self.thorough else found & ~beside
+        return found if self.problem.thorough else found & ~beside
 
-    def undecided(self) -> bool:
-        """Whether anything is open."""
-        return any(self.open(s).any() for s in self.seen.values())
+    def open_by_class(self, s: ActivationState) -> Bools:
+        """`open` as channels × classes by their flat index."""
+        return self.open(s).reshape(s.channels, -1)
 
-    def count_open(self, s: Seen) -> int:
+    def count_open(self, s: ActivationState) -> int:
         """How many channels × classes of an activation are open."""
         return int(self.open(s).sum())
 
-    def tighten(self, s: Seen, k: int, channels: Ints, low: F64, high: F64) -> None:
-        """Intersect the bounds of some channels, at all positions of class k, with others."""
-        source = self.bounds[s.tensor]
-        lo, hi = source.lo.copy(), source.hi.copy()
-        at, tail = np.ix_(channels, *self.positions(s, k)), (1,) * (lo.ndim - 1)
-        lo[at], hi[at] = np.maximum(lo[at], low.reshape(-1, *tail)), np.minimum(hi[at], high.reshape(-1, *tail))
-        self.known[s.tensor] = self.bounds[s.tensor] = Bounds(lo, hi, source.slack)
-
-    def settle(self) -> None:
-        """Carry what was tightened forward to all that follows."""
-        self.bounds = propagate(self.graph, self.box, self.known)
-
-    def positions(self, s: Seen, k: int) -> list[Ints]:
-        """Per axis the positions of class k."""
-        index = np.unravel_index(k, s.weight.shape) if s.weight.shape else ()
-        return [np.flatnonzero(label == i) for label, i in zip(s.labels, index, strict=True)]
+    def any_open(self, layers: Sequence[ActivationState] | None = None) -> bool:
+        """Whether anything of some activations is open, or of all."""
+        return any(self.open(s).any() for s in (self.layers if layers is None else layers))

@@ -10,7 +10,6 @@ import numpy as np
 
 from decascade.bounds import Box, Certificate, prove
 from decascade.bounds.certificate import SETTLED, ActivationRecord
-from decascade.bounds.driver import Progress
 from decascade.bounds.geometry import part
 from decascade.bounds.observe import observe
 from decascade.checking.samples import Batch
@@ -18,6 +17,7 @@ from decascade.ir.graph import Graph
 from decascade.regions.fixed_pools import MAX_POOL, fixed_winners
 from decascade.regions.linearise import Claim
 from decascade.report.facts.report import ProofFacts, ProofRow
+from decascade.typing import Progress
 
 SHARES = (1 / 16, 3 / 16, 3 / 4)
 """Of the time given, for one attempt after the other: most proofs need little of it."""

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from decascade.bounds import Box, Certificate
 from decascade.bounds.certificate import ActivationRecord, Witness
-from decascade.bounds.driver import numbered
 from decascade.bounds.forward import Values, run
 from decascade.bounds.geometry import part
+from decascade.bounds.problem import numbered
 from decascade.ir.graph import Graph
 
 Inputs = dict[str, NDArray[Any]]

@@ -12,8 +12,8 @@ from decascade.algebra.conv import Conv
 from decascade.bounds.backward import winners
 from decascade.bounds.box import Box
 from decascade.bounds.certificate import Certificate
-from decascade.bounds.driver import UnknownSizeError, numbered
 from decascade.bounds.interval import Bounds, propagate
+from decascade.bounds.problem import UnknownSizeError, numbered
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import GlobalPool, Pool
 from decascade.regions.linearise import Claim, Ints
