@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from decascade.compress.data.batches import Scaling
+from decascade.compression.data.batches import Scaling
 from decascade.ir.graph import Graph
 from peers.judge import judged, keep, kept
 from peers.rows import METHODS, ORDER, OURS, SAME, Method

@@ -25,8 +25,8 @@ import torch
 
 from decascade.api.common import read_model
 from decascade.checking.models import Subject
-from decascade.compress.data.batches import Scaling, load_dataset
-from decascade.compress.torch_graph.graph import Lowered
+from decascade.compression.data.batches import Scaling, load_dataset
+from decascade.compression.torch_graph.graph import Lowered
 from decascade.cost import target_named
 from decascade.deploy.benchmark import Effort, in_turn, ratio_of, runner
 from support.results import write_results

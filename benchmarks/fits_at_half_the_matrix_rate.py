@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from decascade.compress.plan.assemble import runner
-from decascade.compress.plan.candidates import candidates, fit_all, passes, sizes_of, supported
-from decascade.compress.students.moments import collect
-from decascade.compress.students.moments import groups as grouped
-from decascade.compress.students.windows import Request, Window
-from decascade.compress.torch_graph.graph import Lowered
+from decascade.compression.plan.assemble import runner
+from decascade.compression.plan.candidates import candidates, fit_all, passes, sizes_of, supported
+from decascade.compression.students.moments import collect
+from decascade.compression.students.moments import groups as grouped
+from decascade.compression.students.windows import Request, Window
+from decascade.compression.torch_graph.graph import Lowered
 from decascade.cost import target_named
 from decascade.formats.registry import format_of
 from decascade.regions.merge import Options, merge_graph

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from decascade.compress.torch_graph.ops import load_torch
+from decascade.compression.torch_graph.ops import load_torch
 from decascade.formats.keras.base import keras
 from decascade.formats.torch.common import load
 from decascade.frameworks import keep_triton_out

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from decascade.compress.pipeline import exact_tier
+from decascade.compression.pipeline import exact_tier
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Activation
 from peers.task import Made, Meter, Task, price, recovered, trained

@@ -10,7 +10,7 @@ import numpy as np
 
 from decascade.api.common import read_model
 from decascade.checking.models import Subject
-from decascade.compress.pipeline import closeness
+from decascade.compression.pipeline import closeness
 from decascade.cost.folding import folded
 from decascade.deploy.onnx.model import onnx_of
 from decascade.ir.graph import Graph

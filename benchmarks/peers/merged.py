@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from decascade.compress.distill.parameters import Trainable, measured
-from decascade.compress.pipeline import Again, exact_tier
-from decascade.compress.plan.assemble import assemble, put_in
-from decascade.compress.plan.candidates import Candidate, Fitted, thinned
-from decascade.compress.plan.survey import batch_size
-from decascade.compress.torch_graph.graph import Lowered
+from decascade.compression.distill.parameters import Trainable, measured
+from decascade.compression.pipeline import Again, exact_tier
+from decascade.compression.plan.assemble import assemble, put_in
+from decascade.compression.plan.candidates import Candidate, Fitted, thinned
+from decascade.compression.plan.survey import batch_size
+from decascade.compression.torch_graph.graph import Lowered
 from peers.task import Made, Meter, Task, recovered, silent
 from support.torch_net import weighted
 

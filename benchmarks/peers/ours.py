@@ -9,7 +9,7 @@ from time import process_time
 
 from decascade.api.attempts import attempt
 from decascade.api.runs import RunFolder
-from decascade.compress.plan.choice import Plan
+from decascade.compression.plan.choice import Plan
 from decascade.cost.cache import Cache
 from decascade.deploy.targets import target_of
 from peers.task import Made, Meter, Task, price, silent

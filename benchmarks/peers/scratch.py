@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from decascade.algebra.conv import Conv
-from decascade.compress.torch_graph.graph import Lowered
+from decascade.compression.torch_graph.graph import Lowered
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Affine, Dense
 from peers.task import Made, Meter, Task, recovered

@@ -19,11 +19,11 @@ import numpy as np
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from decascade.api.attempts import SPAN, Job, begin
-from decascade.compress.data.batches import Dataset, Scaling, load_dataset
-from decascade.compress.distill.loop import STAGE
-from decascade.compress.distill.train import DistillOptions, distill
-from decascade.compress.pipeline import Closeness, closeness, exact_tier
-from decascade.compress.plan.survey import Survey
+from decascade.compression.data.batches import Dataset, Scaling, load_dataset
+from decascade.compression.distill.loop import STAGE
+from decascade.compression.distill.train import DistillOptions, distill
+from decascade.compression.pipeline import Closeness, closeness, exact_tier
+from decascade.compression.plan.survey import Survey
 from decascade.ir.graph import Graph
 
 LOOKED = 512

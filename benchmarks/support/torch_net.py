@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from decascade.algebra.conv import Conv
-from decascade.compress.torch_graph.ops import step_of
+from decascade.compression.torch_graph.ops import step_of
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Dense
 from decascade.ir.shapes import infer_graph

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
         plan,
         verify,
     )
-    from decascade.compress.data.batches import Scaling
-    from decascade.compress.distill.train import DistillOptions
-    from decascade.compress.plan.choice import Plan
+    from decascade.compression.data.batches import Scaling
+    from decascade.compression.distill.train import DistillOptions
+    from decascade.compression.plan.choice import Plan
     from decascade.errors import (
         AlgebraError,
         DecascadeError,
@@ -57,9 +57,9 @@ _HOME = {
     "decascade.algebra.factor": ("splits",),
     "decascade.stability": ("stability_loss",),
     "decascade.report.facts.report": ("Report",),
-    "decascade.compress.data.batches": ("Scaling",),
-    "decascade.compress.distill.train": ("DistillOptions",),
-    "decascade.compress.plan.choice": ("Plan",),
+    "decascade.compression.data.batches": ("Scaling",),
+    "decascade.compression.distill.train": ("DistillOptions",),
+    "decascade.compression.plan.choice": ("Plan",),
     "decascade.errors": (
         "AlgebraError", "DecascadeError", "FormatError", "OutputError", "UnsafeModelError", "UsageError", "VerificationError",
     ),

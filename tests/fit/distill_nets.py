@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from decascade.algebra.conv import Conv
-from decascade.compress.data.batches import Dataset, load_dataset
+from decascade.compression.data.batches import Dataset, load_dataset
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.ops import Activation, Add, Dense, Flatten, Foreign, GlobalPool, Op
 from decascade.ir.shapes import infer_graph

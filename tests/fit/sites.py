@@ -15,14 +15,14 @@ from decascade.ir.ops import Activation, BiasMap, Concat, Flatten, GlobalPool, P
 from laws import Net
 
 torch = pytest.importorskip("torch")
-lowered = import_module("decascade.compress.torch_graph.graph")
-moments = import_module("decascade.compress.students.moments")
-sizes_of = import_module("decascade.compress.plan.candidates").sizes_of
+lowered = import_module("decascade.compression.torch_graph.graph")
+moments = import_module("decascade.compression.students.moments")
+sizes_of = import_module("decascade.compression.plan.candidates").sizes_of
 
 
 def runner(graph: Graph, dtype: str = "float64") -> Any:
     """As `collect` wants it."""
-    return import_module("decascade.compress.plan.assemble").runner(lowered.Lowered(graph, dtype))
+    return import_module("decascade.compression.plan.assemble").runner(lowered.Lowered(graph, dtype))
 
 
 def batches(x: np.ndarray, size: int = 5, dtype: Any = None) -> list[dict[str, Any]]:

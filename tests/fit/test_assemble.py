@@ -19,11 +19,11 @@ from decascade.regions.merge import Options, merge_graph
 from fit.sites import NETS, batches, gathered, held, samples_for, torch, unexplained
 from laws import Net
 
-assemble = import_module("decascade.compress.plan.assemble")
-candidates = import_module("decascade.compress.plan.candidates")
-factored = import_module("decascade.compress.students.factored")
-hidden = import_module("decascade.compress.students.hidden")
-students = import_module("decascade.compress.students.families")
+assemble = import_module("decascade.compression.plan.assemble")
+candidates = import_module("decascade.compression.plan.candidates")
+factored = import_module("decascade.compression.students.factored")
+hidden = import_module("decascade.compression.students.hidden")
+students = import_module("decascade.compression.students.families")
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 MACS = target_named("macs")
 

@@ -13,7 +13,7 @@ from decascade.ir.ops import Activation, Add
 from decascade.ir.shapes import infer_graph
 
 torch = pytest.importorskip("torch")
-augment = import_module("decascade.compress.distill.augment")
+augment = import_module("decascade.compression.distill.augment")
 Augment, possible, suited = augment.Augment, augment.possible, augment.suited
 
 

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decascade.compress.segments import Segment
+from decascade.compression.segments import Segment
 from decascade.cost import target_named
 from decascade.errors import UsageError
 from fit.sites import NETS, gathered, samples_for
 from laws import Net
 
-candidates = import_module("decascade.compress.plan.candidates")
-moments = import_module("decascade.compress.students.moments")
-students = import_module("decascade.compress.students.families")
-hidden = import_module("decascade.compress.students.hidden")
+candidates = import_module("decascade.compression.plan.candidates")
+moments = import_module("decascade.compression.students.moments")
+students = import_module("decascade.compression.students.families")
+hidden = import_module("decascade.compression.students.hidden")
 MACS = target_named("macs")
 
 

@@ -19,7 +19,7 @@ from decascade.ir.ops import Activation, Add, Dense, Flatten
 from decascade.ir.shapes import infer_graph
 
 torch = pytest.importorskip("torch")
-data = import_module("decascade.compress.data.batches")
+data = import_module("decascade.compression.data.batches")
 load, Scaling = data.load_dataset, data.Scaling
 
 
@@ -414,7 +414,7 @@ def test_a_file_that_shrinks_or_goes_while_it_is_read(tmp_path: Path, monkeypatc
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = import_module("decascade.compress.data.files")
+    files = import_module("decascade.compression.data.files")
     path = saved(tmp_path, "deflated")
     real = Path.open
 
@@ -469,7 +469,7 @@ def test_images(tmp_path: Path) -> None:
 
 
 def test_images_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = import_module("decascade.compress.data.files")
+    files = import_module("decascade.compression.data.files")
     (tmp_path / "a.png").write_bytes(b"")
 
     def missing(name: str) -> Any:

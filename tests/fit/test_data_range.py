@@ -14,8 +14,8 @@ from decascade.ir.ops import Activation, Affine, Dense, Flatten, Foreign
 from decascade.ir.shapes import infer_graph
 
 torch = pytest.importorskip("torch")
-load = import_module("decascade.compress.data.batches").load_dataset
-range_warnings = import_module("decascade.compress.data.scaling").range_warnings
+load = import_module("decascade.compression.data.batches").load_dataset
+range_warnings = import_module("decascade.compression.data.scaling").range_warnings
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]).reshape(3, 1, 1), np.array([0.229, 0.224, 0.225]).reshape(3, 1, 1)
@@ -27,7 +27,7 @@ def graph_of(name: str) -> Graph:
     path = SHARED / "models" / name
     if not path.exists():
         pytest.skip(f"{name} is not there")
-    return import_module(f"decascade.formats.{kind}").FORMAT.read(path).graph
+    return import_module(f"decascade.formats.{kind}.format").FORMAT.read(path).graph
 
 
 def pixels(file: str, count: int = 128) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 import signal
 from dataclasses import replace
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,12 @@ from decascade.ir.ops import Foreign
 from fit.distill_nets import cheaper, net, pictures, samples
 
 torch = pytest.importorskip("torch")
-module = import_module("decascade.compress.distill.train")
-loop = import_module("decascade.compress.distill.loop")
-state = import_module("decascade.compress.distill.state")
-schedule = import_module("decascade.compress.distill.schedule")
-Augment = import_module("decascade.compress.distill.augment").Augment
-load_dataset = import_module("decascade.compress.data.batches").load_dataset
+module = import_module("decascade.compression.distill.train")
+loop = import_module("decascade.compression.distill.loop")
+state = import_module("decascade.compression.distill.state")
+schedule = import_module("decascade.compression.distill.schedule")
+Augment = import_module("decascade.compression.distill.augment").Augment
+load_dataset = import_module("decascade.compression.data.batches").load_dataset
 Options, distill = module.DistillOptions, module.distill
 
 ORIGINAL = net()
@@ -258,10 +260,38 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
         def __reduce__(self) -> Any:
             return (Path.touch, (tmp_path / "ran",))
 
-    torch.save({"version": 1, "fingerprint": Evil()}, tmp_path / "distill.checkpoint")
+    held = io.BytesIO()
+    torch.save({"version": 2, "fingerprint": Evil()}, held)
+    (tmp_path / "distill.checkpoint").write_bytes(sha256(held.getvalue()).digest() + held.getvalue())
     with pytest.raises(UsageError, match="is no checkpoint of a distillation"):
         state.load(tmp_path, "")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """Whoever can write to the folder can also write a digest."""
+    data = samples(ORIGINAL)
+    distill(STUDENT, ORIGINAL, data, replace(QUICK, epochs=1), folder=tmp_path)
+    path = tmp_path / "distill.checkpoint"
+    good = torch.load(io.BytesIO(path.read_bytes()[32:]), weights_only=True)
+    edits: list[dict[str, Any]] = [{"weights": {}}, {"history": [{"x": 1}]}, {"optimizer": {}}, {"average": 3}, {"good": ()},
+                                   {"elapsed": "soon"}, {"more": {}}, {"history": []}, {"step": "x"}, {"more": 5}]
+    for edit in edits:
+        held = io.BytesIO()
+        torch.save({**good, **edit}, held)
+        path.write_bytes(sha256(held.getvalue()).digest() + held.getvalue())
+        with pytest.raises(UsageError, match="is no checkpoint of a distillation"):
+            distill(STUDENT, ORIGINAL, data, replace(QUICK, epochs=1), folder=tmp_path, resume=True)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state.State, "save", full)
+    found = distill(STUDENT, ORIGINAL, samples(ORIGINAL), replace(QUICK, epochs=1), folder=tmp_path)
+    assert found.history[-1].share == 1
+    assert [n for n in found.notes if n.startswith("no checkpoint could be written to") and "No space left on device" in n]
 
 
 def test_resume_without_a_checkpoint_begins(tmp_path: Path) -> None:
@@ -524,7 +554,7 @@ def test_bad_use() -> None:
 
 def test_a_student_that_starts_close_is_trained_at_a_lower_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rate at which the loss first rises is passed over; what was tried leaves no trace."""
-    rates = import_module("decascade.compress.distill.rate")
+    rates = import_module("decascade.compression.distill.rate")
     used = list[float]()
     make = torch.optim.AdamW
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from decascade.algebra.conv import Conv
-from decascade.compress.divergence import Output, outputs_of
+from decascade.compression.divergence import Output, outputs_of
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.ops import Foreign
 from decascade.ir.shapes import infer_graph
 from fit.distill_nets import cheaper, net
 
 torch = pytest.importorskip("torch")
-Lowered = import_module("decascade.compress.torch_graph.graph").Lowered
-module = import_module("decascade.compress.distill.objective")
+Lowered = import_module("decascade.compression.torch_graph.graph").Lowered
+module = import_module("decascade.compression.distill.objective")
 Objective, Feature, objective, cuts, joined = module.Objective, module.Feature, module.objective, module.cuts, module.joined
 X = {"x": torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))}
 

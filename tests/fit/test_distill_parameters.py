@@ -20,8 +20,8 @@ from decascade.ir.shapes import infer_graph
 from fit.distill_nets import net, pictures
 
 torch = pytest.importorskip("torch")
-Lowered = import_module("decascade.compress.torch_graph.graph").Lowered
-parameters = import_module("decascade.compress.distill.parameters")
+Lowered = import_module("decascade.compression.torch_graph.graph").Lowered
+parameters = import_module("decascade.compression.distill.parameters")
 Trainable, measured = parameters.Trainable, parameters.measured
 EPS = np.finfo(np.float64).eps
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from cascades import cascades, random_cascade, random_input
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.errors import CannotInterpret, GraphError, UsageError
-from decascade.ir.activations import KINDS
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.interpret import run
 from decascade.ir.ops import (
@@ -36,11 +35,12 @@ from decascade.ir.ops import (
     Slice,
     Upsample,
 )
+from decascade.ir.ops.activation import KINDS
 from decascade.ir.shapes import infer, infer_graph
 from drawn import convs, least_size
 
 torch = pytest.importorskip("torch")
-lowered = import_module("decascade.compress.torch_graph.graph")
+lowered = import_module("decascade.compression.torch_graph.graph")
 Lowered = lowered.Lowered
 MODELS = Path(__file__).resolve().parents[2].parent / "shared" / "models"
 EPS = np.finfo(np.float64).eps
@@ -331,7 +331,7 @@ def test_foreign_operations_without_a_meaning():
 
 
 def test_torch_that_is_missing(monkeypatch):
-    ops = import_module("decascade.compress.torch_graph.ops")
+    ops = import_module("decascade.compression.torch_graph.ops")
 
     def missing(name):
         raise ImportError("no module named torch")

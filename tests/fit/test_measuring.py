@@ -21,10 +21,10 @@ from fit.sites import NETS
 from fit.test_survey import Samples
 
 pytest.importorskip("torch")
-candidates = import_module("decascade.compress.plan.candidates")
-divergence = import_module("decascade.compress.divergence")
-measuring = import_module("decascade.compress.plan.measuring")
-survey = import_module("decascade.compress.plan.survey")
+candidates = import_module("decascade.compression.plan.candidates")
+divergence = import_module("decascade.compression.divergence")
+measuring = import_module("decascade.compression.plan.measuring")
+survey = import_module("decascade.compression.plan.survey")
 SPAN = 2
 
 

@@ -15,10 +15,10 @@ from decascade.ir.interpret import run
 from fit.sites import batches, gathered, held, runner, samples_for, sizes_of, torch, unexplained
 from laws import Net
 
-moments = import_module("decascade.compress.students.moments")
-windows = import_module("decascade.compress.students.windows")
-sums = import_module("decascade.compress.students.sums")
-least_squares = import_module("decascade.compress.students.least_squares")
+moments = import_module("decascade.compression.students.moments")
+windows = import_module("decascade.compression.students.windows")
+sums = import_module("decascade.compression.students.sums")
+least_squares = import_module("decascade.compression.students.least_squares")
 Request, Window = windows.Request, windows.Window
 
 

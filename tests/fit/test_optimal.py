@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 
 from decascade.algebra.compose import compose
 from decascade.algebra.conv import Conv
-from decascade.compress.segments import find_segments
+from decascade.compression.segments import find_segments
 from decascade.ir.graph import Graph
 from decascade.ir.interpret import run
 from fit.sites import NETS, gathered, held, samples_for
 from laws import Net
 
-students = import_module("decascade.compress.students.families")
-factored = import_module("decascade.compress.students.factored")
-hidden = import_module("decascade.compress.students.hidden")
-least_squares = import_module("decascade.compress.students.least_squares")
+students = import_module("decascade.compression.students.families")
+factored = import_module("decascade.compression.students.factored")
+hidden = import_module("decascade.compression.students.hidden")
+least_squares = import_module("decascade.compression.students.least_squares")
 RIDGE = 2e-6
 """Share of the variance that the ridge may cost."""
 

@@ -16,10 +16,10 @@ from decascade.ir.ops import Activation, GlobalPool
 from fit.sites import NETS, batches, gathered, lowered, samples_for, torch
 from laws import Net
 
-assemble = import_module("decascade.compress.plan.assemble")
-candidates = import_module("decascade.compress.plan.candidates")
-divergences = import_module("decascade.compress.divergence")
-sensitivity = import_module("decascade.compress.plan.sensitivity")
+assemble = import_module("decascade.compression.plan.assemble")
+candidates = import_module("decascade.compression.plan.candidates")
+divergences = import_module("decascade.compression.divergence")
+sensitivity = import_module("decascade.compression.plan.sensitivity")
 Output = divergences.Output
 
 

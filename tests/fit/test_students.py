@@ -9,16 +9,16 @@ from importlib import import_module
 
 import pytest
 
-from decascade.compress.segments import find_segments
+from decascade.compression.segments import find_segments
 from decascade.cost import TARGETS, target_named
 from decascade.ir.check import check
 from decascade.ir.graph import Graph
 from decascade.ir.interpret import run
 from fit.sites import NETS, gathered, held, samples_for, unexplained
 
-candidates = import_module("decascade.compress.plan.candidates")
-students = import_module("decascade.compress.students.families")
-hidden = import_module("decascade.compress.students.hidden")
+candidates = import_module("decascade.compression.plan.candidates")
+students = import_module("decascade.compression.students.families")
+hidden = import_module("decascade.compression.students.hidden")
 SAMPLES = 48
 
 

@@ -13,9 +13,9 @@ from decascade.ir.graph import Graph
 from fit.sites import NETS, batches, samples_for
 
 pytest.importorskip("torch")
-candidates = import_module("decascade.compress.plan.candidates")
-divergence = import_module("decascade.compress.divergence")
-module = import_module("decascade.compress.plan.survey")
+candidates = import_module("decascade.compression.plan.candidates")
+divergence = import_module("decascade.compression.divergence")
+module = import_module("decascade.compression.plan.survey")
 
 
 class Samples:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from decascade.compress.plan.budget import CLOSE, largest_speedup
+from decascade.compression.plan.budget import CLOSE, largest_speedup
 
 
 @pytest.mark.parametrize("limit", [1.05, 1.3, 1.5, 2.2, 3.9])

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decascade.compress.plan import cover as plan
-from decascade.compress.plan.cover import Option, choose
+from decascade.compression.plan import cover as plan
+from decascade.compression.plan.cover import Option, choose
 from decascade.errors import UsageError
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from cascades import Options, cascades
 from decascade.algebra.conv import Conv, ConvTranspose
-from decascade.compress.receptive_field import Reach, reach_of
-from decascade.compress.segments import LAYERS, Segment, find_segments
+from decascade.compression.receptive_field import Reach, reach_of
+from decascade.compression.segments import LAYERS, Segment, find_segments
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.interpret import run
 from decascade.ir.ops import (

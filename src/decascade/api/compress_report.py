@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from decascade.compress.pipeline import Closeness, Work
-from decascade.compress.plan.choice import Choice, Plan
-from decascade.compress.plan.survey import Survey
+from decascade.compression.pipeline import Closeness, Work
+from decascade.compression.plan.choice import Choice, Plan
+from decascade.compression.plan.survey import Survey
 from decascade.cost import Cost, target_named
 from decascade.ir.graph import Graph
 from decascade.regions.merge import Cascade

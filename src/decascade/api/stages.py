@@ -9,17 +9,17 @@ from typing import Any
 from decascade.api.attempts import SPAN, begin, silent
 from decascade.api.common import InputShape, Progress, read_model
 from decascade.checking.models import Subject
-from decascade.compress.data.batches import Scaling, load_dataset
-from decascade.compress.data.scaling import warn_of_range
-from decascade.compress.distill.train import Distilled, DistillOptions
-from decascade.compress.distill.train import distill as distill_graphs
-from decascade.compress.divergence import outputs_of
-from decascade.compress.plan.assemble import runner
-from decascade.compress.plan.candidates import candidates, fit_all, proposals, sizes_of, supported
-from decascade.compress.plan.survey import batch_size
-from decascade.compress.students.families import Fit, Student
-from decascade.compress.students.moments import collect
-from decascade.compress.torch_graph.graph import Lowered
+from decascade.compression.data.batches import Scaling, load_dataset
+from decascade.compression.data.scaling import warn_of_range
+from decascade.compression.distill.train import Distilled, DistillOptions
+from decascade.compression.distill.train import distill as distill_graphs
+from decascade.compression.divergence import outputs_of
+from decascade.compression.plan.assemble import runner
+from decascade.compression.plan.candidates import candidates, fit_all, proposals, sizes_of, supported
+from decascade.compression.plan.survey import batch_size
+from decascade.compression.students.families import Fit, Student
+from decascade.compression.students.moments import collect
+from decascade.compression.torch_graph.graph import Lowered
 from decascade.cost import Target
 from decascade.errors import UsageError
 

@@ -13,7 +13,8 @@ from decascade.ir.ops import BiasMap, Dense
 
 class Flash:
     """Bytes of weights.  In int8 a kernel's weight takes one, a bias four, and a scale per output channel four more
-    (TFLite, quantised per channel); a constant map one.  In float32 every number takes four.  Code is not counted."""
+    (TFLite, quantised per channel); a constant map one.  In float32 every number takes four.  Code is not counted, nor is what
+    the file holds beside them: names, shapes, operations (a limit is held against the file itself, see `api.limits`)."""
 
     unit = "bytes"
 

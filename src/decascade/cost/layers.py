@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.cost.count import sizes
 from decascade.ir.graph import Graph, Node, Tensor
-from decascade.ir.ops import Activation, Affine, BiasMap, Dense, Flatten, Foreign, Identity, Op, Select
+from decascade.ir.ops import Activation, Affine, BiasMap, Dense, Foreign, Op, Select
+from decascade.ir.ops.traits import is_view
 
 
 def layer_text(node: Node, tensors: Mapping[str, Tensor]) -> str:
@@ -97,7 +98,7 @@ def signature(nodes: Sequence[Node], tensors: Mapping[str, Tensor]) -> str:
 
 def is_free(nodes: Sequence[Node]) -> bool:
     """Views alone, which no runtime computes."""
-    return all(isinstance(node.op, (Identity, Flatten)) for node in nodes)
+    return all(is_view(node.op) for node in nodes)
 
 
 def standalone(nodes: Sequence[Node], tensors: Mapping[str, Tensor], seed: int = 0) -> Graph:

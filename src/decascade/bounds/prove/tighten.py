@@ -7,8 +7,8 @@ from math import inf
 
 import numpy as np
 
+from decascade.bounds.adjoint import can_pull
 from decascade.bounds.backward import Tracer, neuron_bounds
-from decascade.bounds.forward import is_linear
 from decascade.bounds.geometry import part
 from decascade.bounds.observations import ActivationState
 from decascade.bounds.prove.branch import gets_past
@@ -111,7 +111,7 @@ def _in_turns(state: ProofState, run: Run, layers: Sequence[ActivationState], un
 
 def _affine(state: ProofState, s: ActivationState) -> bool:
     """Whether a tensor is affine in the inputs, so that its bounds are exact as they are."""
-    return all(is_linear(n.op) for n in part(state.problem.graph, [s.tensor]).nodes)
+    return all(can_pull(n.op) for n in part(state.problem.graph, [s.tensor]).nodes)
 
 
 def _narrow(state: ProofState, run: Run, s: ActivationState, until: float) -> bool:

@@ -22,11 +22,10 @@ from decascade.cost.folding import folded
 from decascade.cost.macs import Macs
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import run
-from decascade.ir.ops import Activation, Dense
+from decascade.ir.ops import Dense
+from decascade.ir.ops.traits import is_homogeneous
 
 F64 = NDArray[np.float64]
-HOMOGENEOUS = ("relu", "leaky_relu", "prelu")
-"""f(s·x) = s·f(x) for s > 0."""
 BUDGET, LEAST, MOST = 2e9, 4, 32
 """Multiply-accumulates that the ranges may take in float64, and samples at least and at most."""
 SPREAD = 1e3
@@ -71,7 +70,7 @@ def find_pairs(graph: Graph) -> list[Pair]:
             continue
         tensor = node.output
         reader = _only_reader(graph, tensor)
-        if reader is not None and isinstance(reader.op, Activation) and reader.op.kind in HOMOGENEOUS:
+        if reader is not None and is_homogeneous(reader.op):
             tensor = reader.output
             reader = _only_reader(graph, tensor)
         # a dense layer on a map scales its last axis, not its channels

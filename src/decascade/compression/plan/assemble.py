@@ -1,0 +1,59 @@
+"""The student model: the chosen students put in, each fitted again on what the model before it now gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from decascade.compression.plan.candidates import Candidate, Fitted, sizes_of
+from decascade.compression.students.moments import Run, collect
+from decascade.compression.torch_graph.graph import Lowered
+from decascade.ir.check import check
+from decascade.ir.graph import Graph
+
+Progress = Callable[[str, float], None]
+STAGE = "fitting the chosen students"
+
+
+def assemble(
+    graph: Graph, chosen: Sequence[Candidate], batches: Iterable[Mapping[str, Any]], samples: int, seed: int,
+    progress: Progress,
+) -> Graph:
+    """The graph with these candidates in place of their segments.
+
+    They are fitted in the order in which they run: on the activations of the student so far, towards the original's, so
+    that each makes up for what those before it do wrong (asymmetric reconstruction, Zhang et al. 2015).  One pass over the
+    data each.
+    """
+    order = {node.name: i for i, node in enumerate(graph.nodes)}
+    student, original = graph, runner(Lowered(graph))
+    for done, candidate in enumerate(sorted(chosen, key=lambda c: order[c.student.site.segment.nodes[0]])):
+        requests = candidate.student.requests()
+        moments = collect(runner(Lowered(student)), batches, requests, sizes_of(graph), samples, seed, original)
+        student = put_in(student, Fitted(candidate, candidate.student.fit(moments)))
+        progress(STAGE, (done + 1) / len(chosen))
+    check(student)
+    return student
+
+
+def runner(lowered: Lowered) -> Run:
+    """Runs batches of graph inputs through a lowered graph without gradients."""
+    torch: Any = import_module("torch")
+
+    def run(batch: Any, wanted: Sequence[str]) -> Mapping[str, Any]:
+        with torch.no_grad():
+            return lowered.run(batch, wanted)
+
+    return run
+
+
+def put_in(graph: Graph, fitted: Fitted) -> Graph:
+    """The graph with one fitted student in place of its segment.  Its nodes are called after the segment's last layer."""
+    segment = fitted.candidate.student.site.segment
+    kept = [node for node in graph.nodes if node.name not in segment.nodes]
+    label, taken = f"{segment.nodes[-1]}_student", {*graph.tensors, *(node.name for node in kept)}
+    while any(name == label or name.startswith(f"{label}/") for name in taken):
+        label += "'"
+    nodes, tensors = fitted.nodes(label)
+    return graph.with_nodes([*kept, *nodes], tensors)
