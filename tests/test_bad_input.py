@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bad_files import HEADERS, JSON, NUMBERS, PATHS, TABLES, Make, Rows, twice
+from decascade.api import merging
 from decascade.cli import run
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -183,7 +185,7 @@ def test_output_folder_cannot_be_written_to(
         def denied(*_args: object, **_kwargs: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr("decascade.output.tempfile.TemporaryDirectory", denied)
+        monkeypatch.setattr("decascade.scratch.tempfile.mkdtemp", denied)
     with refused(capsys, tmp_path, "cannot be written to: Permission denied") as decascade:
         decascade("merge", source, "-o", closed / f"out{source.suffix}")
 
@@ -326,3 +328,160 @@ def test_lambda_layers_are_never_run(extension: str, tmp_path: Path, capsys: pyt
     model.save(tmp_path / f"model{extension}")
     with refused(capsys, tmp_path, "doubled") as decascade:
         decascade("merge", tmp_path / f"model{extension}", "-o", tmp_path / f"out{extension}")
+
+
+def kinds(*tables: Rows) -> list[Any]:
+    return [pytest.param(*row, id=name) for table in tables for name, row in table.items()]
+
+
+@pytest.fixture
+def digits(models: Callable[[str], bytes], tmp_path: Path) -> Path:
+    """A good model, beside which something bad is given."""
+    path = tmp_path / "given" / "model.onnx"
+    path.parent.mkdir()
+    path.write_bytes(models(".onnx"))
+    return path
+
+
+DATA = ["verify", "merge", "export", "compress"]
+
+
+def with_data(command: str, model: Path, data: Path) -> list[Any]:
+    out = model.parents[1]
+    return {
+        "verify": ["verify", model, model, "--data", data],
+        "merge": ["merge", model, "-o", out / "out.onnx", "--tier", "observed", "--data", data],
+        "export": ["export", model, "-o", out / "out.tflite", "--int8", "--data", data],
+        "compress": ["compress", model, "-o", out / "out.onnx", "--speedup", "1.1", "--data", data],
+    }[command]
+
+
+@pytest.mark.parametrize("command", DATA)
+@pytest.mark.parametrize("extension", [".npy", ".npz"])
+@pytest.mark.parametrize(("make", "words"), kinds(PATHS, HEADERS, NUMBERS))
+def test_data(
+    make: Make, words: str, extension: str, command: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = digits.with_name(f"data{extension}")
+    make(path)
+    if command == "compress":
+        words = {"is a folder: give the": "holds no .npz, .npy or image files", "shape (1, 9)": "samples of shape (1, 9)",
+                 "is a single number": "samples of shape ()"}.get(words, words)
+    with refused(capsys, digits.parent, words) as decascade:
+        decascade(*with_data(command, digits, path))
+
+
+@pytest.mark.parametrize("command", DATA)
+@pytest.mark.parametrize(("make", "words"), [(twice, "it holds two arrays x: keep one")])
+def test_archives_of_data(
+    make: Make, words: str, command: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(digits.with_name("data.npz"))
+    with refused(capsys, digits.parent, words) as decascade:
+        decascade(*with_data(command, digits, digits.with_name("data.npz")))
+
+
+@pytest.mark.parametrize(("make", "words"), kinds(PATHS, HEADERS))
+def test_range_files(
+    make: Make, words: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "range.npy")
+    with refused(capsys, tmp_path, words) as decascade:
+        decascade("merge", digits, "-o", tmp_path / "out.onnx", "--input-range-file", tmp_path / "range.npy")
+
+
+@pytest.mark.parametrize(("make", "words"), kinds(PATHS, TABLES))
+def test_tables(make: Make, words: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "t.csv")
+    with refused(capsys, tmp_path, words) as decascade:
+        decascade("inspect", digits, "--target", f"table:{tmp_path / 't.csv'}")
+
+
+@pytest.mark.parametrize("command", ["report", "verify"])
+@pytest.mark.parametrize(("make", "words"), kinds(PATHS, JSON))
+def test_reports(
+    make: Make, words: str, command: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "r.json")
+    more = [tmp_path / "r.json"] if command == "report" else [digits, "--certificate", tmp_path / "r.json"]
+    with refused(capsys, tmp_path, words) as decascade:
+        decascade(command, *more)
+
+
+@pytest.mark.parametrize(("make", "words"), kinds(PATHS, JSON))
+def test_plans(make: Make, words: str, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path / "p.json")
+    np.save(tmp_path / "x.npy", np.zeros((40, 1, 8, 8), np.float32))
+    with refused(capsys, tmp_path, words) as decascade:
+        decascade(*with_data("compress", digits, tmp_path / "x.npy")[:-4], "--data", tmp_path / "x.npy",
+                  "--plan", tmp_path / "p.json")
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+@pytest.mark.parametrize(("make", "words"), kinds(PATHS))
+def test_paths_of_models(
+    make: Make, words: str, extension: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / f"m{extension}")
+    with refused(capsys, tmp_path, words) as decascade:
+        decascade("inspect", tmp_path / f"m{extension}")
+
+
+@pytest.mark.parametrize("command", ["merge", "export"])
+def test_output_name_is_too_long(source: Path, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / f"{'o' * 300}{source.suffix if command == 'merge' else '.c'}"
+    with refused(capsys, tmp_path, "cannot be written to: File name too long (a name of 30") as decascade:
+        decascade(command, source, "-o", out)
+    with refused(capsys, tmp_path, "File name too long") as decascade:
+        decascade("inspect", source, "--report", tmp_path / f"{'r' * 300}.json")
+    with refused(capsys, tmp_path, "File name too long") as decascade:
+        decascade("inspect", out.with_suffix(source.suffix))
+
+
+def test_output_folder_vanishes(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, real = tmp_path.parent / f"{tmp_path.name}-place", merging.find
+
+    def vanishing(*arguments: Any, **named: Any) -> Any:
+        shutil.rmtree(place)
+        return real(*arguments, **named)
+
+    place.mkdir()
+    monkeypatch.setattr(merging, "find", vanishing)
+    with refused(capsys, tmp_path, f"{place}: make it first") as decascade:
+        decascade("merge", source, "-o", place / f"out{source.suffix}")
+
+
+NONE = "--time-limit {}: give a time above 0, at most a year: 90s, 20m, 1.5h"
+VALUES: list[tuple[list[str], str]] = [
+    *((["compress", "--speedup", "2", "--time-limit", text], NONE.format(text)) for text in (
+        "nan", "inf", "-3", "0", "0s", "1e400", "3 m", "3m ", "99999999h", "9" * 400, "m", "0x10", "1_000", "٣m")),
+    *((["merge", "--input-range", "0", "1", "--prove-seconds", text], "prove_seconds = ") for text in (
+        "nan", "inf", "-1", "0", "1e400", "1e30")),
+    (["merge", "--prove-seconds", "3 m"], "Invalid value for '--prove-seconds'"),
+    *((["merge", "--limit", f"flash={text}"], f"--limit flash={text}: give NAME=SIZE") for text in (
+        "nan", "inf", "-3", "1e400", "3 4", "", "20 parsec", "0x10")),
+    (["merge", "--limit", f"flash={'9' * 400}"], "limit flash = inf: give a number above 0"),
+    (["merge", "--limit", "flash=0"], "limit flash = 0: give a number above 0"),
+    *((["merge", "--max-growth", text], "max_growth = ") for text in ("nan", "-1", "0")),
+    *((["merge", "--seed", text], f"seed = {text}: give a whole number from 0 on, below 4,294,967,296") for text in (
+        "-1", "9" * 30)),
+    *((["compress", "--speedup", text], "speedup = ") for text in ("nan", "inf", "-1", "0.5", "1e400")),
+    *((["compress", "--budget", text], "budget = ") for text in ("nan", "inf", "-1", "0", "1e400")),
+    *((["compress", "--max-drop", text], "max-drop = ") for text in ("nan", "inf", "-1", "101")),
+    (["compress", "--speedup", "2", "--span", "0"], "span = 0: give how many layers"),
+    (["compress", "--speedup", "2", "--seed", "-1"], "seed = -1: give a whole number"),
+    *((["compress", "--speedup", "2", "--scale", text], f"--scale {text}: give a number, or a fraction") for text in (
+        "nan", "inf", "1e400", "1/0", "1/255/3")),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), VALUES, ids=[" ".join(a)[:60] for a, _ in VALUES])
+def test_absurd_values(arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, (command, *options) = tmp_path / "m.onnx", arguments
+    shutil.copy(EXAMPLES / "digits.onnx", model)
+    np.savez(tmp_path / "d.npz", x=np.zeros((32, 1, 8, 8), np.float32), y=np.zeros(32, int))
+    more = ["--data", tmp_path / "d.npz"] if command == "compress" else []
+    with refused(capsys, tmp_path, words) as decascade:
+        decascade(command, model, "-o", tmp_path / "out.onnx", *more, *options)

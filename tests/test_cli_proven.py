@@ -132,7 +132,7 @@ BOXES: dict[str, tuple[dict[str, Any], str]] = {
     "another size": ({"lo": np.zeros((2, 9, 11)), "hi": 1}, "input range of shape (2, 9, 11) for input image: give one number"),
     "no hi": ({"lo": 0}, "arrays lo: it needs lo and hi"),
     "words": ({"lo": "a", "hi": "b"}, "input range of image: values of type <U1: give numbers"),
-    "a pickle": ({"lo": np.array([{}], dtype=object), "hi": 1}, "as an .npz file of an input range: Object arrays"),
+    "a pickle": ({"lo": np.array([{}], dtype=object), "hi": 1}, "it holds Python objects, which are never loaded"),
 }
 
 
@@ -152,8 +152,8 @@ def test_other_bad_usage(source: Path, tmp_path: Path, capsys: pytest.CaptureFix
     np.savez(tmp_path / "d.npz", x=np.full((3, 2, 10, 11), 2.0, np.float32))
     (tmp_path / "r.json").write_text("{}")
     rows: list[tuple[list[Any], str]] = [
-        (["merge", source, *out, "--input-range-file", tmp_path / "no.npz"], "no.npz: cannot be read as an .npz file"),
-        (["merge", source, *out, "--input-range-file", source], "cannot be read as an .npz file of an input range"),
+        (["merge", source, *out, "--input-range-file", tmp_path / "no.npz"], "no.npz does not exist: check the name"),
+        (["merge", source, *out, "--input-range-file", source], "cannot be read: File is not a zip file"),
         (["merge", source, *out, "--input-range", 0, 1, "--input-range-file", box], "two ways to give one thing"),
         (["merge", source, *out, "--guard"], "a guard needs an input range"),
         (["merge", source, *out, "--tier", "observed"], "tier observed needs data"),
@@ -164,9 +164,9 @@ def test_other_bad_usage(source: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (["inspect", source, "--witnesses", box, "--input-range", 0, 1], "box.npz exists"),
         (["verify", source], "one model alone can only be checked where it is a file that carries a certificate"),
         (["verify", source, source, "--certificate", tmp_path / "r.json"], "is about one model: leave the second out"),
-        (["verify", source, "--certificate", tmp_path / "none.json"], "none.json cannot be read"),
+        (["verify", source, "--certificate", tmp_path / "none.json"], "none.json does not exist"),
         (["verify", source, "--certificate", tmp_path / "r.json"], "r.json is not a report of decascade"),
-        (["verify", source, "--certificate", source], "is not JSON"),
+        (["verify", source, "--certificate", source], "it is not UTF-8 text"),
         (["verify", source, source, "--prove-seconds", -1], "prove_seconds = -1: give a number of seconds above 0"),
     ]
     for arguments, words in rows:

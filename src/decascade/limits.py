@@ -14,8 +14,8 @@ class Limits:
     `unpacked_bytes`: of all members of an archive, or all arrays of a file, together.  `constant_bytes`: of all constants
     that folding makes, together.  `elements`: of a single tensor, also of one that is only stated.  `nodes`: operations
     after local functions were expanded.  `nesting`: depth of subgraphs, functions, nested layers or JSON.
-    `config_bytes`: of a JSON config.  `seconds`: processor time of reading a file.  `child_bytes`: address space of the
-    child process in which HDF5 and Keras files are first read.
+    `config_bytes`: of a JSON config, a plan or a table.  `pixels`: of an image.  `seconds`: processor time of reading a
+    file.  `child_bytes`: address space of the child process in which HDF5 and Keras files are first read.
     """
 
     unpacked_bytes: int = 4 * GIB
@@ -24,6 +24,7 @@ class Limits:
     nodes: int = 200_000
     nesting: int = 64
     config_bytes: int = 16 << 20
+    pixels: int = 1 << 27
     seconds: float = 60.0
     child_bytes: int = 8 * GIB
 

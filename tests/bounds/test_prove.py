@@ -274,7 +274,7 @@ def test_boxes_of_all_shapes():
     ((0, float("inf")), "input range of x is not finite: give finite numbers"),
     (([0, 0, 0], 1), r"input range of shape \(3,\) for input x of shape \(2, 4, 4\)"),
     ({"y": (0, 1)}, "input range without an entry for input x"),
-    ("nowhere.npz", "nowhere.npz: cannot be read as an .npz file of an input range"),
+    ("nowhere.npz", "input range nowhere.npz does not exist: check the name"),
     (3, "input range 3: give the lowest and the highest value"),
 ])  # fmt: skip
 def test_boxes_that_do_not_fit(box, words):

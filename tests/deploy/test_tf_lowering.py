@@ -17,7 +17,6 @@ from decascade.deploy.tflite.convert import to_float
 from decascade.deploy.tflite.deployed import deployed
 from decascade.deploy.tflite.graph import trace_graph, with_channels_last_flattens
 from decascade.errors import UsageError
-from decascade.ir.activations import KINDS
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import run
 from decascade.ir.ops import (
@@ -39,6 +38,7 @@ from decascade.ir.ops import (
     Slice,
     Upsample,
 )
+from decascade.ir.ops.activation import KINDS
 from deploy.small import graph_of, net, one
 
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from cascades import cascades, random_cascade, random_input
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.errors import CannotInterpret, GraphError, UsageError
-from decascade.ir.activations import KINDS
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.interpret import run
 from decascade.ir.ops import (
@@ -36,6 +35,7 @@ from decascade.ir.ops import (
     Slice,
     Upsample,
 )
+from decascade.ir.ops.activation import KINDS
 from decascade.ir.shapes import infer, infer_graph
 from drawn import convs, least_size
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.errors import CannotInterpret, GraphError, UsageError
-from decascade.ir.activations import KINDS
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.interpret import evaluate, run
 from decascade.ir.ops import (
@@ -33,6 +32,7 @@ from decascade.ir.ops import (
     Slice,
     Upsample,
 )
+from decascade.ir.ops.activation import KINDS
 from decascade.ir.shapes import infer, infer_graph
 
 EPS = np.finfo(np.float64).eps

@@ -15,7 +15,7 @@ import pytest
 
 import decascade as dc
 from decascade.cli import run
-from decascade.errors import UsageError
+from decascade.errors import LimitExceededError, UsageError
 from decascade.report.facts.load import LARGEST, from_dict, load_report
 from decascade.report.facts.report import ProofFacts, ProofRow, Report, VerificationFacts, json_text, to_json
 from report_examples import DIGITS, SCHEMA, compressed, merged, proven
@@ -135,9 +135,9 @@ def test_a_certificate_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 FILES: dict[str, tuple[bytes | None, str]] = {
-    "missing.json": (None, "cannot be read: No such file or directory"),
+    "missing.json": (None, "missing.json does not exist: check the name"),
     "text.json": (b"decascade", "is not JSON"),
-    "binary.json": (b"\xff\xfe\x00", "is not JSON"),
+    "binary.json": (b"\xff\xfe\x00", "it is not UTF-8 text (byte 0xff at 0)"),
     "list.json": (b"[]", "is not a report of decascade: the outermost value is no object"),
     "deep.json": (b"[" * 100_000, "is not JSON"),
     "empty.json": (b"", "is not JSON"),
@@ -159,7 +159,7 @@ def test_files_that_are_no_reports(name: str, tmp_path: Path, capsys: pytest.Cap
 def test_a_file_too_large_to_be_a_report(tmp_path: Path) -> None:
     with (tmp_path / "r.json").open("wb") as file:
         file.truncate(LARGEST + 1)
-    with pytest.raises(UsageError, match="bytes are more than any report has"):
+    with pytest.raises(LimitExceededError, match="is larger than 268,435,456 bytes, which no report is"):
         load_report(tmp_path / "r.json")
 
 

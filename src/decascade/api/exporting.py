@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from decascade import __version__
 from decascade.api.common import InputShape, Progress, check_seed, read_model
+from decascade.api.finding import samples_of
 from decascade.api.places import check_report
-from decascade.checking.data import load_arrays, load_data
+from decascade.checking.data import check_samples, load_arrays
 from decascade.checking.models import Subject
-from decascade.checking.samples import DEFAULT, Batch, batches, from_data
+from decascade.checking.samples import DEFAULT, Batch, batches
 from decascade.deploy.c.code import c_name
 from decascade.deploy.c.export import c_files
 from decascade.deploy.c.streamed import streamed_files, streamed_int8
@@ -133,11 +134,13 @@ def _source(
     if data is None:
         found = batches(graph, 8, DEFAULT, np.random.default_rng(seed))
         return Source(subject, _joined(found), None, False, calibrate, equalise, progress), ()
-    arrays = {name: subject.from_native(name, array) for name, array in load_data(data, graph.inputs).items()}
-    cut = from_data(graph, arrays)
+    cut = samples_of(subject, data)
     notes = list[str]()
     count = sum(_rows(batch) for batch in cut)
-    labels: NDArray[Any] | None = labels_of(load_arrays(data).get("y"), count, notes.append)
+    stored = load_arrays(data).get("y")
+    if stored is not None:
+        check_samples("y", stored, "float64")
+    labels: NDArray[Any] | None = labels_of(stored, count, notes.append)
     return Source(subject, cut, labels, True, calibrate, equalise, progress), tuple(notes)
 
 

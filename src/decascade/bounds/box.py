@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph
+from decascade.reading.arrays import load_arrays
 
 F64 = NDArray[np.float64]
 
@@ -82,21 +82,13 @@ def per_input(inputs: Sequence[str], given: object) -> dict[str, tuple[ArrayLike
 
 def _file(path: Path, inputs: Sequence[str]) -> dict[str, Any]:
     """`lo` and `hi` of an .npz file, or a pair per input."""
-    try:
-        with path.open("rb") as file:
-            stored: Any = np.load(file, allow_pickle=False)
-            arrays: dict[str, Any] = dict(stored) if hasattr(stored, "files") else {}
-    except FileNotFoundError:
-        raise UsageError(f"{path}: cannot be read as an .npz file of an input range: it does not exist") from None
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        words = " ".join(str(error).split()) or "it is empty"
-        raise UsageError(f"{path}: cannot be read as an .npz file of an input range: {words}") from None
+    arrays = load_arrays(path, "input range")
     if {"lo", "hi"} <= arrays.keys():
         return {"lo": arrays["lo"], "hi": arrays["hi"]}
     if all(f"{n}.{end}" in arrays for n in inputs for end in ("lo", "hi")):
         return {n: (arrays[f"{n}.lo"], arrays[f"{n}.hi"]) for n in inputs}
     several = f", or for each input, such as {inputs[0]}.lo and {inputs[0]}.hi" if len(inputs) > 1 else ""
-    raise UsageError(f"{path}: arrays {', '.join(arrays) or 'none'}: it needs lo and hi{several}")
+    raise UsageError(f"input range {path}: arrays {', '.join(arrays) or 'none'}: it needs lo and hi{several}")
 
 
 def _pair(given: object) -> tuple[ArrayLike, ArrayLike]:

@@ -160,7 +160,8 @@ def from_data(graph: Graph, arrays: Mapping[str, NDArray[Any]], batch: int = 32)
     starts = range(0, total - total % step if fixed else total, step)
     if not starts:
         raise UsageError(f"{total} samples for a model of fixed batch {step}: give at least {step}")
-    dtypes = {name: np.dtype(graph.tensors[name].dtype) for name in arrays}
+    stated = {name: graph.tensors[name].dtype for name in arrays}
+    dtypes = {name: np.dtype(np.float32 if dtype == "bfloat16" else dtype) for name, dtype in stated.items()}
     return [{name: a[i : i + step].astype(dtypes[name]) for name, a in arrays.items()} for i in starts]
 
 

@@ -13,12 +13,11 @@ from decascade.cost.count import parameters
 from decascade.cost.layers import layer_text
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph, Node, Tensor
-from decascade.ir.ops import Activation, Affine, Flatten, Foreign, Identity
+from decascade.ir.ops.traits import joins_neighbours
+from decascade.reading.text import read_text
 
 COLUMNS = ("layer", "cost", "unit")
 """What the CSV must hold; `unit` may be left out, further columns are left alone."""
-FOLDED = (Identity, Flatten, Activation, Affine, Foreign)
-"""What a device runs within the layer before it, and what is the same before and after: free where there is no row for it."""
 
 
 class Table:
@@ -43,7 +42,7 @@ class Table:
             found = self._costs.get(text)
             if found is not None:
                 total += found
-            elif not isinstance(node.op, FOLDED):
+            elif not joins_neighbours(node.op):
                 missing.append(text)
         own = [text for node in nodes for text in [layer_text(node, tensors)] if node.origin and text in missing]
         if own:
@@ -62,20 +61,14 @@ class Table:
 
 
 def _read(path: Path) -> tuple[dict[str, float], str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UsageError(f"table {path} does not exist: check the name, or make one with decascade table --template") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"table {path} cannot be read: {error}") from None
-    reader = csv.DictReader(StringIO(text))
-    if not {"layer", "cost"} <= set(reader.fieldnames or ()):
-        raise UsageError(f"table {path} has no columns layer and cost in its first line: {', '.join(COLUMNS)} are expected")
     costs, units = dict[str, float](), dict[str, None]()
-    for line, row in enumerate(reader, start=2):
+    for line, row in _rows(path):
         if not (row["cost"] or "").strip():
             continue  # not measured
-        costs[(row["layer"] or "").strip()] = _number(row["cost"], path, line)
+        layer, cost = (row["layer"] or "").strip(), _number(row["cost"], path, line)
+        if costs.setdefault(layer, cost) != cost:
+            both = f"{costs[layer]:g} and {cost:g}"
+            raise UsageError(f"table {path}, line {line}: a second cost for `{layer[:80]}` ({both}): keep one of them")
         units[(row.get("unit") or "").strip()] = None
     if len(units) > 1:
         raise UsageError(f"table {path} mixes units ({', '.join(u or 'none' for u in units)}): give all costs in one")
@@ -84,11 +77,23 @@ def _read(path: Path) -> tuple[dict[str, float], str]:
     return costs, next(iter(units)) or "cost"
 
 
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows by the columns of the first line, each with its line number."""
+    reader = csv.DictReader(StringIO(read_text(path, "table", "table"), newline=None))
+    try:
+        if not {"layer", "cost"} <= set(reader.fieldnames or ()):
+            expected = ", ".join(COLUMNS)
+            raise UsageError(f"table {path} has no columns layer and cost in its first line: {expected} are expected")
+        return list(enumerate(reader, start=2))
+    except csv.Error as error:  # a field of more than 128 KiB, say
+        raise UsageError(f"table {path}, line {reader.line_num}: {error}: mend that line") from None
+
+
 def _number(text: str, path: Path, line: int) -> float:
     try:
         value = float(text)
     except ValueError:
         value = float("nan")
     if not (isfinite(value) and value >= 0):
-        raise UsageError(f"table {path}, line {line}: cost {text!r} is no number from 0 on")
+        raise UsageError(f"table {path}, line {line}: cost {text[:40]!r} is no number from 0 on")
     return value

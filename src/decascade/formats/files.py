@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from decascade.errors import FormatError, nearest
+from decascade.errors import FormatError
+from decascade.reading.paths import regular_file
 
 Container = Literal["hdf5", "zip", "protobuf"]
 
@@ -25,38 +26,15 @@ _KNOWN: Sequence[tuple[bytes, Container | None, str]] = (
 _WORDS: dict[Container, str] = {"hdf5": "HDF5 data", "zip": "zip archive", "protobuf": "ONNX model"}
 
 
-def _beside(path: Path) -> list[str]:
-    """Names of the files in the folder of one that is not there."""
-    try:
-        return [found.name for found in path.parent.iterdir()]
-    except OSError:
-        return []
-
-
 def checked_file(path: str | Path) -> Path:
     """The path of a file that is there, is not empty and may be read.
 
     Raises:
         FormatError: it is missing, a folder, not a regular file, empty, or may not be read.
     """
-    path = Path(path)
-    try:
-        if path.is_dir():
-            raise FormatError(f"{path} is a folder: give the model file in it")
-        if not path.exists():
-            raise FormatError(f"{path} does not exist: check the name{nearest(path.name, _beside(path))}")
-        if not path.is_file():
-            raise FormatError(f"{path} is not a regular file: give a model file")
-        if path.stat().st_size == 0:
-            raise FormatError(f"{path} is empty: the model was not written, or not fetched, to its end")
-        with path.open("rb"):
-            pass
-    except FormatError:
-        raise
-    except OSError as error:
-        raise FormatError(f"{path} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:  # a name with a zero byte
-        raise FormatError(f"{str(path)!r} is no file name: {error}") from None
+    path = regular_file(path, wanted="model file", error=FormatError)
+    if path.stat().st_size == 0:
+        raise FormatError(f"{path} is empty: the model was not written, or not fetched, to its end")
     return path
 
 

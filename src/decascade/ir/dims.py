@@ -10,8 +10,9 @@ import re
 from collections.abc import Sequence
 from math import gcd
 
-from decascade.ir.graph import Dim
-
+Dim = int | str
+"""A size, or the name of a size that is only known when the model runs (the batch, a height)."""
+Shape = tuple[Dim, ...]
 UNKNOWN = "?"
 """A size of which nothing is known."""
 
@@ -92,3 +93,16 @@ def unified(a: Dim, b: Dim) -> Dim | None:
     if isinstance(a, int) or b == UNKNOWN:
         return a
     return b if isinstance(b, int) or a == UNKNOWN else a
+
+
+def show(shape: Shape | None) -> str:
+    """A shape in a message: (N, 3, 32, 32)."""
+    return "unknown" if shape is None else f"({', '.join(map(str, shape))})"
+
+
+def joined(a: Shape, b: Shape) -> Shape | None:
+    """Two descriptions of one shape as one, `unified` size by size; None where they contradict each other."""
+    if len(a) != len(b):
+        return None
+    both = [unified(m, n) for m, n in zip(a, b, strict=True)]
+    return None if None in both else tuple(d for d in both if d is not None)

@@ -8,11 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from decascade.errors import GraphError
+from decascade.ir.dims import Dim, Shape
 from decascade.ir.ops import Op
 
-Dim = int | str
-"""A size, or the name of a size that is only known when the model runs (the batch, a height)."""
-Shape = tuple[Dim, ...]
+__all__ = ["Dim", "Graph", "Node", "Shape", "Tensor", "topological"]
 
 
 @dataclass(frozen=True)

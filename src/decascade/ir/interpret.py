@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from functools import reduce
-from math import prod
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.algebra.conv import Conv, ConvTranspose, crop_or_pad
 from decascade.errors import CannotInterpret, GraphError, UsageError
-from decascade.ir.activations import activate
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import (
-    Activation,
-    Add,
-    Affine,
-    BiasMap,
-    Concat,
-    Dense,
-    Flatten,
-    Foreign,
-    GlobalPool,
-    Identity,
-    Op,
-    Pad,
-    Pool,
-    Product,
-    Select,
-    Slice,
-    Upsample,
-)
+from decascade.ir.ops import Foreign, Op, definition_of
 from decascade.ir.shapes import infer, show
 
 AnyArray = NDArray[Any]
-F64 = NDArray[np.float64]
 
 
 def run(graph: Graph, inputs: Mapping[str, AnyArray], keep: Iterable[str] = ()) -> dict[str, AnyArray]:
@@ -77,11 +54,11 @@ def evaluate(op: Op, arrays: Sequence[AnyArray]) -> list[AnyArray]:
         if op.evaluate is None:
             raise CannotInterpret(f"{op.kind} has no meaning in NumPy: this model cannot be run by the interpreter")
         return [_floats(np.asarray(array)) for array in op.evaluate(arrays)]
-    moved = _move(op, arrays)
-    if moved is not None:
-        return [moved]
+    definition = definition_of(op)
+    if definition.moves:
+        return [definition.meaning(op, arrays)]
     kind: Any = np.complex128 if any(np.iscomplexobj(array) for array in arrays) else np.float64
-    return [_compute(op, [np.asarray(array, dtype=kind) for array in arrays])]
+    return [definition.meaning(op, [np.asarray(array, dtype=kind) for array in arrays])]
 
 
 def _floats(array: AnyArray) -> AnyArray:
@@ -132,86 +109,3 @@ def _evaluate_node(node: Node, arrays: Sequence[AnyArray]) -> list[AnyArray]:
     if len(results) != len(node.outputs):
         raise GraphError(f"{node.name}: {len(results)} results for {len(node.outputs)} outputs")
     return results
-
-
-def flatten(x: AnyArray, op: Flatten) -> AnyArray:
-    """(N, C, *S) → (N, C·ΠS)."""
-    ordered = x if op.order == "channels_first" else np.moveaxis(x, 1, -1)
-    return ordered.reshape(x.shape[0], prod(x.shape[1:]))
-
-
-def _move(op: Op, arrays: Sequence[AnyArray]) -> AnyArray | None:
-    """Operations that only move values; None for all others."""
-    x = arrays[0]
-    match op:
-        case Identity():
-            return x
-        case Flatten():
-            return flatten(x, op)
-        case Concat():
-            return np.concatenate(arrays, axis=op.axis)
-        case Select():
-            return x[:, op.indices]
-        case Slice():
-            return x[(*(slice(None),) * op.axis, slice(op.start, op.stop))]
-        case Upsample():
-            for axis, factor in enumerate(op.factor, start=2):
-                x = np.repeat(x, factor, axis)
-            return x
-        case _:
-            return None
-
-
-def _compute(op: Op, arrays: Sequence[F64]) -> F64:
-    x = arrays[0]
-    match op:
-        case Conv() | ConvTranspose():
-            return op(x)
-        case Dense():
-            flat = op.layer(x.reshape(-1, x.shape[-1]))
-            return flat.reshape(*x.shape[:-1], op.layer.out_channels)
-        case Affine():
-            return _column(op.scale, x.ndim) * x + _column(op.shift, x.ndim)
-        case Pool():
-            return _pool(op, x)
-        case GlobalPool():
-            axes = tuple(range(2, x.ndim))
-            return x.mean(axes, keepdims=op.keepdims) if op.kind == "avg" else x.max(axes, keepdims=op.keepdims)
-        case Pad():
-            return crop_or_pad(x, (op.channels, *op.pads), op.value)
-        case Add():
-            signs = op.signs or (1,) * len(arrays)
-            return reduce(np.add, (a if s > 0 else -a for a, s in zip(arrays, signs, strict=True)))
-        case Product():
-            return reduce(np.multiply, arrays)
-        case BiasMap():
-            return x + op.values.astype(np.float64)
-        case Activation():
-            return activate(op, x)
-        case _:
-            raise CannotInterpret(f"no rule for {type(op).__name__}")
-
-
-def _column(values: AnyArray, rank: int) -> F64:
-    return values.astype(np.float64).reshape(-1, *(1,) * (rank - 2))
-
-
-def _pool(op: Pool, x: F64) -> F64:
-    """Sum, maximum and count of a window are those of its axes, one after the other."""
-    if op.kind == "max":
-        return _sweep(op, crop_or_pad(x, op.padding, -np.inf), np.maximum)
-    summed = _sweep(op, crop_or_pad(x, op.padding), np.add)
-    if op.count_padding:
-        return summed / prod(op.kernel)
-    inside = crop_or_pad(np.ones((1, 1, *x.shape[2:])), op.padding)
-    # a window that lies wholly in the padding averages nothing: 0
-    return summed / np.maximum(_sweep(op, inside, np.add), 1)
-
-
-def _sweep(op: Pool, x: F64, join: Callable[[F64, F64], F64]) -> F64:
-    for axis, (k, s, d) in enumerate(zip(op.kernel, op.stride, op.dilation, strict=True), start=2):
-        count = (x.shape[axis] - (k - 1) * d - 1) // s + 1
-        lead = (slice(None),) * axis
-        parts = [x[(*lead, slice(t * d, t * d + (count - 1) * s + 1, s))] for t in range(k)]
-        x = reduce(join, parts)
-    return x

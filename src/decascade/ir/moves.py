@@ -9,8 +9,8 @@ import numpy as np
 
 from decascade.errors import CannotInterpret
 from decascade.ir.graph import Graph, Node
-from decascade.ir.interpret import flatten
 from decascade.ir.ops import Flatten, Foreign
+from decascade.ir.ops.moves import flatten
 
 LARGEST = 1 << 24
 """Entries that float32 can still number one by one."""
@@ -41,8 +41,8 @@ def _order(graph: Graph, before: Node, after: Node) -> Flatten | None:
         return None
     numbered = np.arange(prod(sizes), dtype=np.float32).reshape(1, *sizes)
     try:
-        moved = flatten(before.op.evaluate([numbered])[0], after.op)
+        moved = flatten(after.op, before.op.evaluate([numbered]))
     except (CannotInterpret, ValueError, TypeError, RuntimeError):  # not made for such an input
         return None
     orders = (Flatten("channels_first"), Flatten("channels_last"))
-    return next((o for o in orders if np.array_equal(flatten(numbered, o), moved)), None)
+    return next((o for o in orders if np.array_equal(flatten(o, [numbered]), moved)), None)

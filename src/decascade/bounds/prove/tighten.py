@@ -7,8 +7,8 @@ from math import inf
 
 import numpy as np
 
+from decascade.bounds.adjoint import can_pull
 from decascade.bounds.backward import Tracer, neuron_bounds
-from decascade.bounds.forward import is_linear
 from decascade.bounds.geometry import part
 from decascade.bounds.prove.branch import gets_past
 from decascade.bounds.prove.exact import lowest
@@ -109,7 +109,7 @@ def _in_turns(work: Work, layers: Sequence[Seen], until: float) -> None:
 
 def _affine(work: Work, s: Seen) -> bool:
     """Whether a tensor is affine in the inputs, so that its bounds are exact as they are."""
-    return all(is_linear(n.op) for n in part(work.graph, [s.tensor]).nodes)
+    return all(can_pull(n.op) for n in part(work.graph, [s.tensor]).nodes)
 
 
 def _narrow(work: Work, s: Seen, until: float) -> bool:

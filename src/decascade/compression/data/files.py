@@ -6,19 +6,24 @@ Nothing in a file is unpickled.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
-from zipfile import ZIP_STORED, ZipFile, ZipInfo
+from typing import Any, Literal
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 
 from decascade.compression.data.rows import CHUNK, AnyArray, Filed, Held, Rows, stacked
-from decascade.errors import UsageError
+from decascade.errors import DecascadeError, LimitExceededError, UsageError
+from decascade.limits import LIMITS
+from decascade.reading.arrays import SUFFIXES, Stored, pieces, stored_arrays
+from decascade.reading.paths import regular_file
 
-ARRAYS = (".npz", ".npy")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
+"""The decoders that an image may ask for: those of the extensions below, no other of Pillow's."""
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
 Columns = dict[str, Rows]
 """Arrays by their name in a file; a `.npy` file's only one is "x"."""
@@ -43,75 +48,50 @@ def read_files(paths: Sequence[Path], cache: Path, size: Sequence[int] | None = 
 
 
 def _expanded(path: Path) -> list[Path]:
-    if not path.exists():
-        raise UsageError(f"data {path} does not exist: check the name")
-    if not path.is_dir():
-        return [path]
-    inside = sorted(p for p in path.iterdir() if p.suffix.lower() in ARRAYS)
+    try:
+        folder = path.is_dir()
+    except ValueError:  # a name with a zero byte
+        folder = False
+    if not folder:
+        return [regular_file(path, "data", "data file")]
+    inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
     return inside or [path]
 
 
 def _read(path: Path, cache: Path, size: Sequence[int] | None) -> Columns:
     if path.is_dir():
         return read_images(path, cache, size)
-    if path.suffix.lower() not in ARRAYS:
+    if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"data {path}: give a .npz file with an array x, a .npy file, or a folder of images")
-    try:
-        return {"x": _npy(path)} if path.suffix.lower() == ".npy" else _npz(path, cache)
-    except UsageError:
-        raise
-    except Exception as error:  # whatever the decoders of a broken file raise
-        words = str(error).splitlines()[0] if str(error) else "truncated"
-        raise UsageError(f"data {path} cannot be read: {words}") from None
+    return {name: _rows(path, array, cache) for name, array in stored_arrays(path, "data").items()}
 
 
-def _npy(path: Path) -> Rows:
-    mapped: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-    if mapped.ndim and mapped.flags.c_contiguous:
-        return Filed(path, int(mapped.offset), mapped.shape, mapped.dtype)
-    return Held(np.atleast_1d(mapped))
+def _rows(path: Path, array: Stored, cache: Path) -> Rows:
+    """The array in place where its rows lie one after the other, else decoded or mapped."""
+    start, place, shape = array.start, path, array.shape
+    if start is None:
+        start, place = 0, _decoded(path, array, cache)
+    if shape and not array.fortran:
+        return Filed(place, start, shape, array.dtype)
+    order: Literal["F", "C"] = "F" if array.fortran else "C"
+    if not array.nbytes:
+        return Held(np.zeros(shape or (1,), array.dtype))
+    return Held(np.atleast_1d(np.memmap(place, array.dtype, "r", start, shape or (1,), order)))
 
 
-def _npz(path: Path, cache: Path) -> Columns:
-    with ZipFile(path) as archive:
-        members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-        return {info.filename.removesuffix(".npy"): _member(path, archive, info, cache) for info in members}
-
-
-def _member(path: Path, archive: ZipFile, info: ZipInfo, cache: Path) -> Rows:
-    with archive.open(info) as stream:
-        shape, fortran, dtype = _header(stream)
-        start = stream.tell()
-        plain = bool(shape) and not fortran
-        if plain and info.compress_type == ZIP_STORED and not info.flag_bits & 1:
-            return Filed(path, _content(path, info) + start, shape, dtype)
-        decoded = cache / f"{_key(path, info)}.rows"
-        bytes_wanted = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        if not (decoded.exists() and decoded.stat().st_size == bytes_wanted):
-            store(decoded, _pieces(stream, bytes_wanted, info.filename), bytes_wanted)
-    if plain:
-        return Filed(decoded, 0, shape, dtype)
-    return Held(np.atleast_1d(np.memmap(decoded, dtype, "r", shape=shape or (1,), order="F" if fortran else "C")))
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, column-major order and type of the array that a stream holds."""
-    version = np.lib.format.read_magic(stream)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    else:
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are never loaded: save plain numbers")
-    return tuple(shape), bool(fortran), dtype
-
-
-def _content(path: Path, info: ZipInfo) -> int:
-    """Where a stored member's bytes begin: behind its local header, whose last two fields are lengths."""
-    with path.open("rb") as file:
-        file.seek(info.header_offset + 26)
-        name, extra = np.frombuffer(file.read(4), "<u2").tolist()
-    return info.header_offset + 30 + int(name) + int(extra)
+def _decoded(path: Path, array: Stored, cache: Path) -> Path:
+    assert array.member is not None
+    decoded = cache / f"{_key(path, array.member)}.rows"
+    if not (decoded.exists() and decoded.stat().st_size == array.nbytes):
+        try:
+            with ZipFile(path) as archive, archive.open(array.member) as stream:
+                store(decoded, pieces(stream, array, CHUNK), array.nbytes)
+        except DecascadeError:
+            raise
+        except Exception as error:  # whatever the decoder of a damaged member raises
+            words = str(error).splitlines()[0] if str(error) else "truncated"
+            raise UsageError(f"data {path} cannot be read: {words}") from None
+    return decoded
 
 
 def _key(path: Path, info: ZipInfo) -> str:
@@ -119,16 +99,6 @@ def _key(path: Path, info: ZipInfo) -> str:
     stat = path.stat()
     told = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{info.filename}\0{info.CRC}"
     return sha256(told.encode()).hexdigest()[:24]
-
-
-def _pieces(stream: IO[bytes], size: int, name: str) -> Iterator[bytes]:
-    done = 0
-    while done < size:
-        piece = stream.read(min(CHUNK, size - done))
-        if not piece:
-            raise EOFError(f"{name} ends after {done} of {size} bytes")
-        done += len(piece)
-        yield piece
 
 
 def store(path: Path, pieces: Iterator[bytes | memoryview], size: int = 0) -> None:
@@ -192,7 +162,13 @@ def read_images(folder: Path, cache: Path, size: Sequence[int] | None) -> Column
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES)
+    """The images of a folder, by name.
+
+    Raises:
+        UsageError: one that is no regular file.
+    """
+    named = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES)
+    return [regular_file(path, "image", "image file") for path in named]
 
 
 def _pillow() -> Any:
@@ -213,13 +189,30 @@ def _size_of(image: Any, first: Path, size: Sequence[int] | None) -> tuple[int, 
 
 
 def _opened(image: Any, path: Path) -> Any:
+    """An image, decoded; its stated size is looked at before.
+
+    Raises:
+        UsageError: an image that Pillow cannot read.
+        LimitExceededError: more pixels than `LIMITS.pixels`.
+    """
     try:
-        opened = image.open(path)
-        opened.load()
-        return opened
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata, and of sizes below our own limit
+            opened = image.open(file, formats=FORMATS)
+            _check_pixels(path, opened.size)
+            opened.load()
+            return opened
+    except LimitExceededError:
+        raise
     except Exception as error:  # whatever a decoder raises on a broken file
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"image {path} cannot be read: {words}") from None
+
+
+def _check_pixels(path: Path, size: Sequence[int], how: str = "has") -> None:
+    if size[0] * size[1] > LIMITS.pixels:
+        told = f"image {path} {how} {size[0]}×{size[1]} pixels"
+        raise LimitExceededError(f"{told}, {LIMITS.pixels:,} are the limit: scale it down, or leave it out")
 
 
 def _pixels(image: Any, path: Path, size: tuple[int, int], mode: str, fixed: bool) -> bytes:
@@ -229,6 +222,7 @@ def _pixels(image: Any, path: Path, size: tuple[int, int], mode: str, fixed: boo
             raise UsageError(f"image {path} is {opened.size[0]}×{opened.size[1]}, others {size[0]}×{size[1]}: scale them alike")
         factor = max(size[0] / opened.size[0], size[1] / opened.size[1])
         grown = tuple(max(round(n * factor), m) for n, m in zip(opened.size, size, strict=True))
+        _check_pixels(path, grown, "would be scaled to")
         opened = opened.resize(grown, image.Resampling.BILINEAR)
         left, top = ((n - m) // 2 for n, m in zip(grown, size, strict=True))
         opened = opened.crop((left, top, left + size[0], top + size[1]))

@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from decascade.errors import UsageError
+from decascade.reading.text import parse_json, read_text
 
 VERSION = 1
 
@@ -62,11 +63,11 @@ class Plan:
             UsageError: the text is something else.
         """
         try:
-            found: dict[str, Any] = json.loads(text)
+            found: Any = parse_json(text)
             if found.pop("version") != VERSION:
                 raise UsageError(f"{source} was written by another version of decascade: make it anew")
             choices = tuple(_choice(one) for one in found.pop("choices"))
-            return Plan(choices=choices, **found)
+            return Plan(choices=choices, **_fields(found, target=str, unit=str, before=float, after=float, span=int))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, UsageError):
                 raise
@@ -79,12 +80,33 @@ class Plan:
         Raises:
             UsageError: it is missing, or no plan.
         """
-        try:
-            return Plan.from_json(path.read_text(encoding="utf-8"), str(path))
-        except OSError as error:
-            raise UsageError(f"plan {path} cannot be read: {error.strerror or error}") from error
+        return Plan.from_json(read_text(path, "plan", "plan"), str(path))
 
 
 def _choice(given: Mapping[str, Any]) -> Choice:
-    fields: dict[str, Any] = {**given, "nodes": tuple(given["nodes"])}
-    return Choice(**fields)
+    numbers = dict.fromkeys(("cost", "before", "error", "sensitivity"), float)
+    nodes = given["nodes"]
+    if not isinstance(nodes, list) or not all(isinstance(name, str) for name in cast("list[Any]", nodes)):
+        raise TypeError("nodes must be a list of names")
+    rest = {name: value for name, value in given.items() if name != "nodes"}
+    return Choice(nodes=tuple(cast("list[str]", nodes)), **_fields(rest, entry=str, exit=str, student=str, **numbers))
+
+
+def _fields(given: Mapping[str, Any], **kinds: type) -> dict[str, Any]:
+    """The values, each of its kind; a whole number is a number too.
+
+    Raises:
+        TypeError: one is of another kind.
+        KeyError: one is missing.
+        ValueError: one is not known.
+    """
+    if unknown := [name for name in given if name not in kinds]:
+        raise ValueError(f"{unknown[0][:40]!r} is not known")
+    found = dict[str, Any]()
+    for name, kind in kinds.items():
+        value = given[name]
+        wanted = (int, float) if kind is float else kind
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise TypeError(f"{name} is {type(value).__name__}, not {kind.__name__}")
+        found[name] = float(value) if kind is float else value
+    return found

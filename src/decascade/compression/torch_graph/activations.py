@@ -1,4 +1,4 @@
-"""Every activation kind as a function of a torch tensor, as `ir.activations` defines it in NumPy."""
+"""Every activation kind as a function of a torch tensor, as `ir.ops.activation` defines it in NumPy."""
 
 from __future__ import annotations
 
@@ -76,4 +76,4 @@ MAKERS: Mapping[str, Make] = {
     "sqrt": _named("sqrt"),
     "softmax": _softmax,
 }
-"""One row per kind of `ir.activations.KINDS`."""
+"""One row per kind of `ir.ops.activation.KINDS`."""

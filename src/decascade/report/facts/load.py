@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from decascade.errors import UsageError
+from decascade.reading.text import parse_json, read_text
 from decascade.report.facts.bench import BenchFacts
 from decascade.report.facts.boxes import box_text
 from decascade.report.facts.device import ExportFacts
@@ -30,13 +31,10 @@ def load_report(path: str | Path) -> Facts:
         UsageError: a file that is missing, too large, no JSON, or no report of this schema; the message says where.
     """
     place = Path(path)
+    text = read_text(place, "report", "report", most=LARGEST)
     try:
-        if place.stat().st_size > LARGEST:
-            raise UsageError(f"{place}: {place.stat().st_size:,} bytes are more than any report has: give a JSON report")
-        found: Any = json.loads(place.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{place} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+        found: Any = parse_json(text)
+    except ValueError as error:
         raise UsageError(f"{place} is not JSON ({error}): give what --report FILE.json has written") from error
     try:
         return from_dict(found)

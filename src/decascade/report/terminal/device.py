@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from decascade.printable import printable_facts
 from decascade.report.facts.device import ChipFacts, EqualiseFacts, ExportFacts, FidelityFacts, MicroFacts, StreamFacts
 from decascade.report.terminal.report import plain_text, quantity, render_verification
 
@@ -19,6 +20,7 @@ def export_text(facts: ExportFacts) -> str:
 
 def render_export(facts: ExportFacts) -> RenderableType:
     """An export as something that rich can print."""
+    facts = printable_facts(facts)
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, told in _rows(facts):
         table.add_row(Text(f"  {name}"), Text(told))

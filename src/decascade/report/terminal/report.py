@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from decascade.printable import printable_facts
 from decascade.report.facts.report import CascadeFacts, CostFacts, Report, VerificationFacts
 from decascade.report.terminal.measures import render_front, render_measures
 from decascade.report.terminal.tables import WIDTH, indented, plain_table, plain_text
@@ -33,6 +34,7 @@ def verification_text(facts: VerificationFacts) -> str:
 
 def render(report: Report) -> RenderableType:
     """The whole report as something that rich can print."""
+    report = printable_facts(report)
     merged = [c for c in report.cascades if c.decision == "merged"]
     left = [c for c in report.cascades if c.decision == "left"]
     planned = report.action == "inspect"
@@ -73,6 +75,7 @@ def _hints(report: Report) -> Iterator[str]:
 
 def render_verification(facts: VerificationFacts, names: tuple[str, str] = ("original", "merged")) -> RenderableType:
     """The comparison in a few lines; `names` stand for the two models."""
+    facts, names = printable_facts(facts), printable_facts(names)
     verdict = "same function up to rounding" if facts.same else "NOT the same function"
     style = "bold green" if facts.same else "bold red"
     head = "Verified: " if facts.same else "Checked: "
