@@ -78,10 +78,10 @@ def _pool(work: Pool, source: Map, target: Map) -> Emitted:
 def _divided(work: Divided) -> Emitted:
     mean, (rows, columns, channels) = work.mean, work.map.shape
     count, m = rows * columns, mean.multiplier
-    rule = 2 if m is not None else int(mean.truncates)
+    rescales = int(m is not None)
     mantissa, shift = (0, 0) if m is None else (m.mantissa, m.shift)
     return Emitted("divided", numbers(count, mean.zeros[0] * count, mantissa, shift, channels, mean.zeros[1], mean.low,
-                                      mean.high, rule))
+                                      mean.high, rescales))
 
 
 def _concat(work: Concat, graph: Graph, target: Map) -> Emitted:

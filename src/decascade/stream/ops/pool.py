@@ -47,16 +47,14 @@ class Pool:
 class Mean:
     """The mean of each channel over the whole map, (1, 1, channels).
 
-    `multiplier` is None for an average pool and for a mean that keeps scale and zero point: both only divide, the first with
-    halves away from zero, the second (`truncates`) towards zero.  Otherwise the sum is rescaled with a multiplier that holds
-    the division.
+    `multiplier` is None for an average pool, which divides with halves away from zero; a mean rescales its sum with a
+    multiplier that holds the division.
     """
 
     inputs: tuple[int, ...]
     output: int
     multiplier: Multiplier | None = None
     zeros: tuple[int, int] = (0, 0)
-    truncates: bool = False
     low: int = -128
     high: int = 127
 
@@ -68,8 +66,6 @@ class Mean:
         count = x.shape[0] * x.shape[1]
         total = x.sum(axis=(0, 1), keepdims=True)
         if self.multiplier is None:
-            half = 0 if self.truncates else count // 2
-            size: Integers = (np.abs(total) + half) // count
-            return clamped(np.where(total > 0, size, -size), self.low, self.high)
+            return clamped(_truncated(total, count), self.low, self.high)
         moved = total - self.zeros[0] * count
         return clamped(scaled(moved, self.multiplier.mantissa, self.multiplier.shift) + self.zeros[1], self.low, self.high)

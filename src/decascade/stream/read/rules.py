@@ -190,9 +190,6 @@ def mean(b: Builder, operator: Operator) -> None:
         raise UsageError(f"MEAN over the axes {sorted(over)} of {list(tensor.shape)}: only height and width together are "
                          "streamed")
     one, two = b.maps[source], b.maps[target]
-    if one.scale == two.scale and one.zero == two.zero:
-        b.ops.append(Mean((source,), target, truncates=True))
-        return
     count, whole = rows * columns, multiplier_of(one.scale / two.scale)
     shift = min(count.bit_length() - 1, 32, 31 + whole.shift)
     inner = Multiplier((whole.mantissa << shift) // count, whole.shift - shift)

@@ -2,7 +2,7 @@
 typedef struct {
     int32_t count, moved, mantissa, shift;
     uint16_t channels;
-    int8_t zero, low, high, rule; /* rule 0: halves away from zero; 1: towards zero; 2: rescaled */
+    int8_t zero, low, high, rescales;
 } divided;
 
 static void divided_row(const divided *L, const int8_t *const *rows, int8_t *out, int8_t *scratch) {
@@ -10,8 +10,7 @@ static void divided_row(const divided *L, const int8_t *const *rows, int8_t *out
     for (int32_t c = 0; c < L->channels; ++c) {
         int32_t total;
         memcpy(&total, rows[0] + 4 * c, 4);
-        if (L->rule == 2) total = plus(scaled(total - L->moved, L->mantissa, L->shift), L->zero);
-        else if (L->rule == 1) total /= L->count;
+        if (L->rescales) total = plus(scaled(total - L->moved, L->mantissa, L->shift), L->zero);
         else total = (total > 0 ? total + L->count / 2 : total - L->count / 2) / L->count;
         out[c] = clamp8(total, L->low, L->high);
     }
