@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade import __version__
 from decascade.api.common import InputShape, Progress, check_seed, read_model
 from decascade.api.finding import samples_of
 from decascade.api.places import check_report
@@ -29,6 +28,7 @@ from decascade.output import Item, check_place, write_all
 from decascade.report.facts.device import ExportFacts
 from decascade.report.files import write_report
 from decascade.stream.read.flat import read_path
+from decascade.version import __version__
 
 Maker = Callable[[Source, str], Made]
 MAKERS: dict[str, Maker] = {".tflite": float_tflite, ".onnx": onnx_file, ".c": c_files}

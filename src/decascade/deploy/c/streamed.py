@@ -11,7 +11,6 @@ from shutil import which
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade import __version__
 from decascade.deploy.c.code import c_name
 from decascade.deploy.c.cortex_m import TICKS_PER_INSTRUCTION, emulated, readings
 from decascade.deploy.made import Made, Source
@@ -22,6 +21,7 @@ from decascade.errors import UsageError, VerificationError
 from decascade.report.facts.device import MicroFacts, StreamFacts
 from decascade.stream.generate import Generated, generate
 from decascade.stream.graph import run
+from decascade.version import __version__
 
 SAMPLES = 16
 """Random inputs that the C is compared on."""

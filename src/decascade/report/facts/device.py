@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from decascade.report.facts.report import VerificationFacts, json_text
+from decascade.report.facts.shown import renderer
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,4 @@ class ExportFacts:
         return json_text(self.to_dict())
 
     def __str__(self) -> str:
-        from decascade.report.terminal.device import export_text
-
-        return export_text(self)
+        return renderer().text(self)

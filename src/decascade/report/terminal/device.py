@@ -10,7 +10,8 @@ from rich.text import Text
 
 from decascade.printable import printable_facts
 from decascade.report.facts.device import ChipFacts, EqualiseFacts, ExportFacts, FidelityFacts, MicroFacts, StreamFacts
-from decascade.report.terminal.report import plain_text, quantity, render_verification
+from decascade.report.facts.quantities import quantity
+from decascade.report.terminal.report import plain_text, render_verification
 
 
 def export_text(facts: ExportFacts) -> str:
