@@ -18,7 +18,7 @@ from decascade.stream.ops.elementwise import Product, Sum, operands_of
 from decascade.stream.ops.pool import Mean, Pool
 from decascade.stream.ops.shape import Concat, Pad, Reshape
 from decascade.stream.ops.softmax import Softmax, exponentials
-from decascade.stream.read.build import Builder
+from decascade.stream.read.builder import Builder
 from decascade.stream.read.flat import OPTIONAL, Operator, Tensor
 
 Rule = Callable[[Builder, Operator], None]
