@@ -8,8 +8,6 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-import jinja2
-
 from decascade.stream.kernels.base import Emitted, array_text
 from decascade.stream.memory import Layout
 from decascade.stream.program import Node, Program
@@ -65,7 +63,10 @@ def _kernels(used: set[str]) -> list[str]:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def _environment() -> Any:
+    """jinja2 is imported when the first file is written: the API is loaded without it."""
+    import jinja2
+
     loader = jinja2.FunctionLoader(_text)
     return jinja2.Environment(loader=loader, keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
 
