@@ -119,6 +119,11 @@ def main() -> None:
                     made.unlink()
             rows.append(survived(folder, kind, float(rng.uniform(0.05, 1.0)) * times[kind]))
             print(number, rows[-1], flush=True)
+            report(rows, times)
+
+
+def report(rows: Sequence[dict[str, Any]], times: dict[str, float], more: Sequence[str] = ()) -> None:
+    """Written after every kill, so that a run that is ended early has its results."""
     header = ("command", "usually takes s", "kills", "killed in time", "OUT there", "scratch or run left", "went on, fine")
     table = list[tuple[str, ...]]()
     for kind in KINDS:
@@ -126,11 +131,11 @@ def main() -> None:
         there = sum("out.onnx" in r["left"] or "out.c" in r["left"] for r in some)
         dirty = sum(any(n == "out.onnx.run" or SCRATCH.fullmatch(n) for n in r["left"]) for r in some)
         killed = sum(r["killed"] for r in some)
-        table.append((kind, f"{times.get(kind, 0):.1f}", str(len(some)), str(killed), str(there), str(dirty),
+        table.append((kind, f"{times[kind]:.1f}" if kind in times else "–", str(len(some)), str(killed), str(there), str(dirty),
                       f"{sum(r['fine'] for r in some)} of {len(some)}"))
     notes = [f"{sum(r['fine'] for r in rows)} of {len(rows)}: nothing half-written, nothing strange beside it, the next command"
              " swept what was left and ended with a result that verifies (of compress: that can be read)."]
-    write_results(NAME, {"rows": rows}, [("Kills at random moments", header, table)], notes)
+    write_results(NAME, {"rows": rows}, [("Kills at random moments", header, table)], [*notes, *more])
 
 
 if __name__ == "__main__":

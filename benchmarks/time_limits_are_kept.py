@@ -100,6 +100,11 @@ def main() -> None:
                         kept = over <= SHARE * row["limit"] + MORE
                         rows.append({"model": model, "busy": loops, **row, "over": over, "kept": kept})
                         print(rows[-1], flush=True)
+                report(rows)
+
+
+def report(rows: Sequence[dict[str, Any]], more: Sequence[str] = ()) -> None:
+    """Written after every model, so that a run that is ended early has its results."""
     header = ("model", "command", "busy loops beside", "limit s", "without proofs s", "took s", "over s", "kept", "exit code")
     table = [(r["model"], r["command"], str(r["busy"]), f"{r['limit']:g}", f"{r['apart']:.1f}", f"{r['took']:.1f}",
               f"{r['over']:.1f}", "yes" if r["kept"] else "**no**", str(r["code"])) for r in rows]
@@ -108,7 +113,7 @@ def main() -> None:
     notes = [f"{held} of {len(rows)} kept to {SHARE:.0%} + {MORE:g} s. Seconds by the wall clock on {cores} cores, which others"
              " used as well while this was measured: no row is of an idle machine. Exit code 3: no result keeps the limit of"
              " cost, on purpose, so that every attempt is made."]
-    write_results(NAME, {"rows": rows, "kept": held}, [("Limits of time", header, table)], notes)
+    write_results(NAME, {"rows": rows, "kept": held}, [("Limits of time", header, table)], [*notes, *more])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import Literal
 
-from decascade import __version__
 from decascade.api.drawing import graph_facts
 from decascade.api.finding import Found
 from decascade.checking.models import Subject
@@ -19,6 +18,7 @@ from decascade.ir.graph import Graph
 from decascade.ir.ops.traits import layer_of
 from decascade.regions.merge import NOMINAL, Cascade, sized
 from decascade.report.facts.report import CascadeFacts, CostFacts, ErrorFacts, Layers, Report, VerificationFacts
+from decascade.version import __version__
 
 PACKAGES = {"onnx": ("onnx", "onnx-ir", "onnxruntime"), "keras": ("keras", "tensorflow-cpu", "tensorflow"), "torch": ("torch",)}
 """Whose versions a report names."""

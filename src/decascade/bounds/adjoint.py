@@ -13,7 +13,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.bounds.forward import column, convolve, pool_count, taps
@@ -40,8 +39,8 @@ from decascade.ir.ops import (
 )
 from decascade.ir.ops.table import Table
 from decascade.ir.ops.traits import is_linear, moves_values
+from decascade.typing import Reals
 
-Reals = NDArray[np.floating[Any]]
 Window = tuple[tuple[int, int], ...]
 Size = tuple[int, ...]
 

@@ -42,8 +42,7 @@ from decascade.ir.ops import (
 )
 from decascade.ir.ops.table import Table
 from decascade.ir.ops.traits import is_element_wise
-
-F64 = NDArray[np.float64]
+from decascade.typing import F64
 
 
 @dataclass(eq=False)

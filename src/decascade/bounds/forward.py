@@ -42,8 +42,9 @@ from decascade.ir.ops import (
 from decascade.ir.ops.activation import activate
 from decascade.ir.ops.table import Table
 from decascade.ir.ops.traits import is_element_wise
+from decascade.typing import Reals
 
-Values = NDArray[np.floating[Any]]
+Values = Reals
 
 def column(values: Values, rank: int) -> Values:
     """One number per channel against an array of `rank` axes."""

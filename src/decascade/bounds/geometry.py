@@ -3,7 +3,7 @@
 Two positions of an axis are in one *class* if their receptive fields meet the edges in the same way: with a box that is
 constant per channel they then have equal bounds and equal witnesses, up to a shift of the picture.  Classes are numbered
 by what they are made of, so that those of two picture sizes can be compared; a graph is analysed at the smallest size
-that has the classes of its own (DESIGN §3, Stability: the cost of a proof does not grow with the picture).
+that has the classes of its own (the cost of a proof does not grow with the picture).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.bounds.box import Box
@@ -43,8 +42,8 @@ from decascade.ir.ops import (
 from decascade.ir.ops.table import Table
 from decascade.ir.ops.traits import axes, is_any_size, is_pointwise
 from decascade.ir.shapes import infer_graph
+from decascade.typing import Ints
 
-Ints = NDArray[np.int64]
 Axes = tuple[Ints, ...]
 Rule = Callable[[int, int, list[Ints]], tuple[int, ...]]
 """From an axis, a position of the output on it and the classes of the inputs along it to what the position sees there."""

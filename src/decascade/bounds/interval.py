@@ -14,19 +14,16 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.bounds.box import Box
-from decascade.bounds.forward import apply, column, convolve, dense, pool_count
+from decascade.bounds.forward import apply, column, convolve, dense
 from decascade.bounds.regimes import image, regimes
 from decascade.ir.graph import Graph
 from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, Foreign, GlobalPool, Op, Pad, Pool, Product
 from decascade.ir.ops.table import Table
 from decascade.ir.ops.traits import moves_values
-
-F64 = NDArray[np.float64]
-Flags = NDArray[np.bool_]
+from decascade.typing import F64, Bools
 
 FUSED = 8
 """Terms added to every sum for a runtime that folds a scale into the kernel before it multiplies."""
@@ -56,7 +53,7 @@ def gamma(terms: int, u: float) -> float:
 
 
 def unit(dtype: str) -> float:
-    """Half the spacing at 1 of the type that a tensor is computed in; float32's for what is no float."""
+    """Half the spacing at 1 of the type that a tensor is computed in; float32's for what is not a float."""
     if dtype == "bfloat16":
         return 2.0**-9
     kind = np.dtype(dtype)
@@ -154,7 +151,7 @@ def _linear(op: Conv | ConvTranspose | Dense, stacked: F64, weight: F64) -> F64:
     return np.moveaxis(plain(np.moveaxis(stacked, -1, 0)), 0, -1)
 
 
-def _signed(lo: F64, hi: F64, slack: F64, positive: Flags, negative: Flags, lost: Flags) -> Bounds:
+def _signed(lo: F64, hi: F64, slack: F64, positive: Bools, negative: Bools, lost: Bools) -> Bounds:
     """Bounds widened by the slack, but not beyond zero where every term has one sign."""
     low, high = lo - slack, hi + slack
     low = np.where(positive, np.maximum(low, 0), low)
@@ -212,9 +209,6 @@ def _pooled(op: Pool | GlobalPool, sources: Sequence[Bounds], u: float) -> Bound
         return Bounds(lo, hi, np.zeros(lo.shape))
     size = _evaluated(op, [np.maximum(np.abs(x.lo), np.abs(x.hi))])
     terms = prod(op.kernel) if isinstance(op, Pool) else prod(x.lo.shape[1:])
-    if isinstance(op, Pool) and not op.count_padding:
-        # 0/0 never happens, and a window of padding alone gives 0
-        pool_count(op, x.lo.shape[1:])
     slack = gamma(terms + 1, u) * size + TINY * terms
     same_low, same_high = _evaluated(op, [np.minimum(x.lo, 0)]) >= 0, _evaluated(op, [np.maximum(x.hi, 0)]) <= 0
     return _signed(lo, hi, slack, same_low, same_high, np.isinf(slack) | np.isnan(lo) | np.isnan(hi))
@@ -222,8 +216,6 @@ def _pooled(op: Pool | GlobalPool, sources: Sequence[Bounds], u: float) -> Bound
 
 def _activated(op: Activation, sources: Sequence[Bounds], u: float) -> Bounds:
     x = sources[0]
-    if op.kind == "softmax" and not len(op.params):
-        return Bounds(np.zeros(x.lo.shape), np.ones(x.lo.shape), np.zeros(x.lo.shape))
     lo, hi = image(op, x.lo, x.hi)
     size = np.maximum(np.abs(x.lo), np.abs(x.hi)) + np.maximum(np.abs(lo), np.abs(hi))
     if op.kind in {"relu", "clip", "abs", "neg"}:

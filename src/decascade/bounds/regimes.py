@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from decascade.ir.ops import Activation
 from decascade.ir.ops.activation import activate
 from decascade.ir.ops.traits import is_monotone, is_total
-
-F64 = NDArray[np.float64]
+from decascade.typing import F64
 
 LOWEST = {"silu": (-1.2784645, -0.27846455), "gelu": (-0.7517916, -0.16997121), "gelu_tanh": (-0.7524614, -0.17004122)}
 """Where the one minimum of a smooth activation is, and a number just below it."""

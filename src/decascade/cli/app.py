@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from decascade import __version__
 from decascade.cli.show import emit
+from decascade.version import __version__
 
 app = typer.Typer(
     name="decascade", no_args_is_help=True, rich_markup_mode="markdown",

@@ -8,12 +8,17 @@ LOADED = perf_counter()
 """When the program was loaded, on the performance counter."""
 LEAST = 1.0
 """Seconds that a command has at least."""
-_began = [LOADED]
+_began, _whole = [LOADED], [False]
 
 
-def begin(at: float | None = None) -> None:
-    """A command begins, now or then."""
-    _began[0] = perf_counter() if at is None else at
+def whole_program() -> None:
+    """The program runs one command and ends: that began as the program was loaded."""
+    _whole[0] = True
+
+
+def begin() -> None:
+    """A command begins."""
+    _began[0] = LOADED if _whole[0] else perf_counter()
 
 
 def left(seconds: float | None) -> float | None:

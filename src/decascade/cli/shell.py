@@ -38,13 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "--debug" not in given:
         _keep_for_us("stderr")
         _keep_for_us("stdout")
-    sys.exit(run(given, clock.LOADED))
+    clock.whole_program()
+    sys.exit(run(given))
 
 
-def run(arguments: list[str], began: float | None = None) -> int:
-    """Run the command line; errors are one line on standard error, their exit code is returned.  `began`: when, on the
-    performance counter; by default now."""
-    clock.begin(began)
+def run(arguments: list[str]) -> int:
+    """Run the command line; errors are one line on standard error, their exit code is returned."""
+    clock.begin()
     debug = "--debug" in arguments
     if not debug:
         _hush()

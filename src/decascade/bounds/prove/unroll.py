@@ -22,9 +22,8 @@ from decascade.bounds.regimes import regime_of, regimes
 from decascade.errors import CannotInterpret
 from decascade.ir.graph import Node
 from decascade.ir.ops import Activation
+from decascade.typing import F64, Ints
 
-F64 = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Index = tuple[int, ...]
 Entries = tuple[Ints, Ints, F64]
 """Row, column and value of the entries of a sparse matrix, those of one place to be added up."""

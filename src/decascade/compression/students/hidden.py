@@ -20,7 +20,7 @@ from decascade.compression.students.moments import LARGEST, Moments
 from decascade.compression.students.windows import Request, Window
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Dense, Flatten, Op
-from decascade.ir.ops.traits import is_element_wise, is_per_channel, with_channels
+from decascade.ir.ops.traits import is_element_wise, is_per_channel, layer_of, with_channels
 
 EIGHTHS = range(1, 8)
 Index = NDArray[np.int64]
@@ -75,9 +75,9 @@ def _links(site: Site) -> tuple[_Link, ...] | None:
 
 
 def _conv(node: Node) -> Conv:
-    op = node.op
-    assert isinstance(op, (Conv, Dense))
-    return op.layer if isinstance(op, Dense) else op
+    layer = layer_of(node.op)
+    assert isinstance(layer, Conv)
+    return layer
 
 
 def _is_dense(graph: Graph, node: Node) -> bool:

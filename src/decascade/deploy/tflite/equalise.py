@@ -23,7 +23,7 @@ from decascade.cost.macs import Macs
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import run
 from decascade.ir.ops import Dense
-from decascade.ir.ops.traits import is_homogeneous
+from decascade.ir.ops.traits import is_homogeneous, layer_of
 
 F64 = NDArray[np.float64]
 BUDGET, LEAST, MOST = 2e9, 4, 32
@@ -81,7 +81,7 @@ def find_pairs(graph: Graph) -> list[Pair]:
 
 
 def _scalable(node: Node) -> bool:
-    layer = node.op.layer if isinstance(node.op, Dense) else node.op
+    layer = layer_of(node.op)
     return isinstance(layer, Conv) and not (isinstance(node.op, Dense) and layer.groups > 1)
 
 
@@ -100,7 +100,7 @@ def _ranges(graph: Graph, tensors: Sequence[str], batches: Sequence[Batch]) -> M
 
 def scales(ranges: F64, second: Node) -> F64:
     """One positive number per channel between two layers, around 1; dead channels keep theirs."""
-    layer = second.op.layer if isinstance(second.op, Dense) else second.op
+    layer = layer_of(second.op)
     assert isinstance(layer, Conv)
     weights = _by_input(layer)
     alive = (ranges > 0) & (weights > 0)

@@ -11,7 +11,7 @@ from rich.text import Text
 from decascade.errors import UsageError
 from decascade.printable import printable_facts
 from decascade.report.facts.bench import BenchFacts, ModelCost, TargetFacts
-from decascade.report.terminal.report import change
+from decascade.report.facts.quantities import change
 from decascade.report.terminal.tables import plain_table, plain_text
 
 SHOWN = 8

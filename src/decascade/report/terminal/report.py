@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from decascade.printable import printable_facts
+from decascade.report.facts.quantities import change, quantity
 from decascade.report.facts.report import CascadeFacts, CostFacts, Report, VerificationFacts
 from decascade.report.terminal.measures import render_front, render_measures
 from decascade.report.terminal.tables import WIDTH, indented, plain_table, plain_text
@@ -104,27 +105,6 @@ def render_verification(facts: VerificationFacts, names: tuple[str, str] = ("ori
 def clipped(name: str, width: int = 16) -> str:
     """A name that leaves room beside it: of a long one its end, where the extension is."""
     return name if len(name) <= width else f"…{name[1 - width:]}"
-
-
-def quantity(value: float) -> str:
-    """Three digits and a unit: 12.3 M."""
-    for size, sign in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
-        if value >= size:
-            return f"{value / (1e3 if size == 1e4 else size):.3g}{sign}"
-    return f"{value:,.0f}"
-
-
-def change(before: float, after: float | None) -> str:
-    """How the cost changes, in words: 3.1 × less."""
-    if after is None:
-        return ""
-    if after == before:
-        return "the same"
-    if not before or not after:
-        return ""
-    if 0.99 < after / before < 1.01:
-        return f"{abs(after / before - 1):.2%} {'less' if after < before else 'more'}"
-    return f"{before / after:.3g} × less" if after < before else f"{after / before:.3g} × more"
 
 
 def chain(layers: Sequence[str]) -> str:
