@@ -28,12 +28,10 @@ def _bad(path: Path) -> None:
     if data == b"slow":
         while True:
             pass
-    if data == b"wide":
-        bytearray(3 << 30)[::4096] = b"\1" * (3 << 18)
     raise ZeroDivisionError("found")
 
 
-@pytest.mark.parametrize(("data", "words"), [(b"slow", "TooSlow"), (b"wide", "ZeroDivisionError"), (b"", "ZeroDivisionError")])
+@pytest.mark.parametrize(("data", "words"), [(b"slow", "TooSlow"), (b"", "ZeroDivisionError")])
 def test_the_harness_finds(data: bytes, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fuzz.harness.SECONDS", 1)
     found = attempt(Target("bad", ".bin", _bad), data, tmp_path)
