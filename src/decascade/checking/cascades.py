@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.algebra.conv import Conv, ConvTranspose, Layer
 from decascade.algebra.factor import NEGLIGIBLE
 from decascade.checking.rounding import U64, spread, unit_of
 from decascade.checking.samples import sample_shape
 from decascade.errors import CannotInterpret, VerificationError
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import run
-from decascade.ir.ops import Affine, BiasMap, Dense, Op
+from decascade.ir.ops import Op
+from decascade.ir.ops.traits import is_linear, weights, with_weights
 from decascade.report.facts.parts import ErrorMap
 from decascade.report.facts.report import ErrorFacts
 
@@ -122,7 +122,7 @@ def _allowed(old: Graph, new: Graph, entry: str, exit_: str, x: NDArray[Any]) ->
     after, m = spread(_at_least_normal(new).nodes, entry, exit_, x)
     neglected = NEGLIGIBLE * np.abs(x).sum(axis=tuple(range(1, x.ndim))).reshape(-1, *(1,) * (before.ndim - 1))
     u = max((unit_of(new, node.output) for node in new.nodes), default=0.0)
-    rounded = sum(1 for node in new.nodes if isinstance(node.op, (Conv, ConvTranspose, Dense, Affine, BiasMap)))
+    rounded = sum(1 for node in new.nodes if is_linear(node.op) and weights(node.op))
     return ((1 + u) ** rounded - 1) * after + (n + m) * U64 * (before + after) + neglected
 
 
@@ -150,23 +150,7 @@ def _with_weights(graph: Graph, change: Change) -> Graph:
 def _changed(op: Op, dtype: str, change: Change) -> Op:
     if dtype == "bfloat16" or np.dtype(dtype).kind != "f":
         return op
-    match op:
-        case Conv() | ConvTranspose():
-            return _changed_layer(op, dtype, change)
-        case Dense():
-            layer = _changed_layer(op.layer, dtype, change)
-            assert isinstance(layer, Conv)
-            return Dense(layer)
-        case Affine():
-            return Affine(change(op.scale, dtype), change(op.shift, dtype))
-        case BiasMap():
-            return BiasMap(change(op.values, dtype))
-        case _:
-            return op
-
-
-def _changed_layer(layer: Layer, dtype: str, change: Change) -> Layer:
-    bias = None if layer.bias is None else change(layer.bias, dtype)
-    return type(layer)(change(layer.weight, dtype), bias, layer.stride, layer.dilation, layer.padding, layer.groups)
-
-
+    # the slopes of an activation stay as they are: decascade makes none
+    if not is_linear(op):
+        return op
+    return with_weights(op, {name: change(array, dtype) for name, array in weights(op).items()})
