@@ -165,6 +165,7 @@ def test_its_rounding_is_known_as_well(unknown: Any) -> None:
 
 def test_it_is_trained_and_compressed_as_well(unknown: Any) -> None:
     torch = pytest.importorskip("torch")
+    from decascade.compression.distill.objective import blocks, cuts
     from decascade.compression.segments import find_segments
     from decascade.compression.torch_graph.graph import Lowered
 
@@ -179,6 +180,8 @@ def test_it_is_trained_and_compressed_as_well(unknown: Any) -> None:
     end = graphs[0].outputs[0]
     assert lowered[0].differentiable("x", end) >= lowered[1].differentiable("x", end)
     assert lowered[0].computable(end)
+    assert [n.name for n in blocks(lowered[0])] == [n.name for n in blocks(lowered[1])]
+    assert set(cuts(graphs[1])) <= set(cuts(graphs[0]))
 
 
 def test_it_is_exported_as_the_format_says(unknown: Any) -> None:
