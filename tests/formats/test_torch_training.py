@@ -1,4 +1,4 @@
-"""Programs that were exported without .eval(): read, run, merged and verified as in eval mode, or refused with the way to export."""
+"""Programs that were exported without .eval(): taken as in eval mode throughout, or refused with the way to export."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_statistics_of_the_batch_in_eval_mode_too_stay() -> None:
 def test_decomposed_in_training_mode(name: str, tmp_path: Path) -> None:
     program = torch.export.export(training(name), (torch.zeros(2, 3, 8, 8),)).run_decompositions()
     torch.export.save(program, tmp_path / "net.pt2")
-    words = r"exported in training mode and decomposed \(aten\.\w+\.\w+\): call model\.eval\(\), then torch\.export\.export again"
+    words = r"in training mode and decomposed \(aten\.\w+\.\w+\): call model\.eval\(\), then torch\.export\.export again"
     for call in (lambda: dc.merge(tmp_path / "net.pt2"), lambda: dc.verify(program, program), lambda: FORMAT.run(program, {})):
         with pytest.raises(FormatError, match=words):
             call()
