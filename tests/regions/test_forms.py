@@ -271,12 +271,10 @@ def test_low_rank_split_of_a_dense_layer():
 
 
 def test_a_merge_whose_result_is_split_is_one_row():
-    """Two wide layers around dead channels: merged, and the merged kernel has the rank of what is alive."""
+    """Two wide layers of which the first has rank 2: merged, and so has the merged kernel."""
     net = Net((16, 8, 8))
-    first, second = (net.weights(16, 16, 1, 1).astype(np.float64) for _ in range(2))
-    first = np.concatenate([first, first])
-    first[2:] = 0
-    second = np.concatenate([second, second], axis=1)
+    first = (net.weights(32, 2).astype(np.float64) @ net.weights(2, 16).astype(np.float64))[..., None, None]
+    second = net.weights(16, 32, 1, 1).astype(np.float64)
     graph = net.graph(net.emit(Conv(second), net.emit(Conv(first), "x", name="a"), name="b"))
     new, row = one(graph, "profitable")
     assert row.reason == "2 layers -> one 1x1 convolution, split in two (low rank)"

@@ -16,7 +16,8 @@ from decascade.cost.measured import Measured
 from decascade.formats.base import Format
 from decascade.ir.graph import Graph
 from decascade.ir.ops.traits import layer_of
-from decascade.regions.merge import NOMINAL, Cascade, sized
+from decascade.regions.merge import Cascade, sized
+from decascade.regions.sizes import NOMINAL
 from decascade.report.facts.report import CascadeFacts, CostFacts, ErrorFacts, Layers, Report, VerificationFacts
 from decascade.version import __version__
 

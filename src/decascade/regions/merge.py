@@ -4,61 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from decascade.cost import Cost, Target
 from decascade.cost.count import parameters
-from decascade.errors import GraphError
 from decascade.ir.check import check
 from decascade.ir.graph import Graph, Node, Tensor
-from decascade.ir.shapes import infer_graph
 from decascade.regions.candidates import Candidate, Options, is_cascade, realise
+from decascade.regions.cascade import Cascade, layers_of
 from decascade.regions.chains import Chain, find_chains
 from decascade.regions.explain import apart, left_reason, merged_reason
 from decascade.regions.lower import is_convolution
 from decascade.regions.partition import Block, Partition
 from decascade.regions.rewrites import Move, rewrite_locally
+from decascade.regions.sizes import sized
 from decascade.regions.split import cheaper_split
-
-NOMINAL = 64
-"""The height and width that unknown sizes are costed at."""
+from decascade.regions.values.rows import Story
+from decascade.regions.values.simplify import simplify
 
 Progress = Callable[[str, float], None]
 
-__all__ = ["Cascade", "Options", "merge_graph"]
-
-
-@dataclass(frozen=True)
-class Cascade:
-    """One cascade: the layers as the user knows them, and what became of it.
-
-    `after` is the cost of what replaces it, or would have; `removed` and `added` are node names of the old and the new
-    graph between the tensors `entry` and `exit`.
-    """
-
-    layers: tuple[str, ...]
-    decision: Literal["merged", "left"]
-    tier: str
-    reason: str
-    border: Literal["free", "bias", "ring", ""]
-    before: Cost
-    after: Cost | None
-    entry: str
-    exit: str
-    removed: tuple[str, ...] = ()
-    added: tuple[str, ...] = ()
+__all__ = ["Cascade", "Options", "layers_of", "merge_graph", "sized"]
 
 
 def merge_graph(graph: Graph, options: Options, progress: Progress | None = None) -> tuple[Graph, tuple[Cascade, ...]]:
-    """Replace every linear region by its cheapest exact partition under the options' target.
+    """Replace every linear region by its cheapest exact partition under the options' target, and do what the values of the
+    weights allow, before and after that.
 
-    The result computes the same function in real arithmetic on every input.  Kept nodes are the same objects; new ones
+    The result computes the same function in real arithmetic on every finite input.  Kept nodes are the same objects; new ones
     have an empty `origin`.
 
     Raises:
         GraphError: the graph is not well formed.
     """
-    report = progress or _silent
+    first = simplify(graph, options.target)
+    merged, rows = _merge_regions(first.graph, options, progress or _silent)
+    last = simplify(merged, options.target)
+    check(last.graph)
+    rows = Story(graph, first, rows, last, options.target).told()
+    return last.graph, _in_order(graph, rows)
+
+
+def _merge_regions(graph: Graph, options: Options, report: Progress) -> tuple[Graph, list[Cascade]]:
     local, moves = rewrite_locally(graph, options)
     partition = Partition(local, sized(local), options)
     chains, left, edits = find_chains(local), list[Cascade](), list[_Edit]()
@@ -78,25 +64,11 @@ def merge_graph(graph: Graph, options: Options, progress: Progress | None = None
     cascades += left
     check(merged_graph)
     report("finding and costing cascades", 1.0)
-    return merged_graph, _in_order(graph, _with_moves(cascades, moves, graph, merged_graph, options.target))
+    return merged_graph, _with_moves(cascades, moves, graph, merged_graph, options.target)
 
 
 def _silent(stage: str, share: float) -> None:
     """Progress that nobody watches."""
-
-
-def sized(graph: Graph) -> Graph:
-    """The graph with a number for every size that the operations let one infer; for costs alone."""
-    tensors = dict(graph.tensors)
-    for name in graph.inputs:
-        shape = tensors[name].shape
-        if shape is not None:
-            known = tuple(NOMINAL if i > 1 and isinstance(n, str) else n for i, n in enumerate(shape))
-            tensors[name] = replace(tensors[name], shape=known)
-    try:
-        return infer_graph(replace(graph, tensors=tensors))
-    except GraphError:  # an operation with a size of its own that the nominal one does not fit
-        return graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,11 +181,6 @@ def _alive(nodes: Sequence[Node], outputs: Iterable[str]) -> list[Node]:
             kept.append(node)
             wanted.update(node.inputs)
     return kept[::-1]
-
-
-def layers_of(nodes: Iterable[Node]) -> tuple[str, ...]:
-    """The names under which the user knows some nodes."""
-    return tuple(dict.fromkeys(name for n in nodes for name in (n.origin or (n.name,))))
 
 
 def _merged_row(partition: Partition, edit: _Edit) -> Cascade:
