@@ -27,7 +27,7 @@ import numpy as np
 from bounds.nets import random_net
 from bounds.sampling import Evaluate, Inputs, ascents, corners, in_numpy, outside, pictures, proved, uniform
 from decascade.bounds import regimes
-from decascade.bounds.prove.work import Work
+from decascade.bounds.state import ProofState
 from decascade.ir.graph import Graph
 from support.exporter import as_exported, export
 from support.peers import session
@@ -39,10 +39,10 @@ BATCH = 32
 SOURCES = ("uniform", "corners", "colours and blocks", "ascent", "real pictures")
 
 
-def in_onnxruntime(work: Work) -> Evaluate:
+def in_onnxruntime(state: ProofState) -> Evaluate:
     """The inputs of all activations, as onnxruntime computes them."""
-    names = list(dict.fromkeys(s.tensor for s in work.seen.values()))
-    run = session(export(work.graph).SerializeToString())
+    names = list(dict.fromkeys(s.tensor for s in state.layers))
+    run = session(export(state.problem.graph).SerializeToString())
 
     def values(inputs: Inputs) -> Mapping[str, np.ndarray]:
         given = {k: np.ascontiguousarray(np.moveaxis(v, -1, 0), np.float32) for k, v in inputs.items()}
@@ -52,32 +52,33 @@ def in_onnxruntime(work: Work) -> Evaluate:
     return values
 
 
-def sources(work: Work, rng: np.random.Generator, real: np.ndarray | None) -> dict[str, Iterator[Inputs]]:
+def sources(state: ProofState, rng: np.random.Generator, real: np.ndarray | None) -> dict[str, Iterator[Inputs]]:
+    limits = state.problem.limits
     made = {
-        "uniform": uniform(work.limits, rng, BATCH), "corners": corners(work.limits, rng, BATCH),
-        "colours and blocks": pictures(work.limits, rng, BATCH), "ascent": ascents(work, work.limits, rng, BATCH),
+        "uniform": uniform(limits, rng, BATCH), "corners": corners(limits, rng, BATCH),
+        "colours and blocks": pictures(limits, rng, BATCH), "ascent": ascents(state, limits, rng, BATCH),
     }
-    return made if real is None else {**made, "real pictures": _real(work, real)}
+    return made if real is None else {**made, "real pictures": _real(state, real)}
 
 
-def _real(work: Work, real: np.ndarray) -> Iterator[Inputs]:
+def _real(state: ProofState, real: np.ndarray) -> Iterator[Inputs]:
     """Batches of pictures, cut to the size analysed."""
-    (name,) = work.graph.inputs
-    size = work.limits.lo[name].shape[1:-1]
+    (name,) = state.problem.graph.inputs
+    size = state.problem.limits.lo[name].shape[1:-1]
     for start in range(0, len(real) - BATCH + 1, BATCH):
         block = np.moveaxis(real[start : start + BATCH], 0, -1)[(slice(None), *(slice(n) for n in size))]
-        yield work.limits.keep({name: block})
+        yield state.problem.limits.keep({name: block})
 
 
 def check(graph: Graph, box: object, seconds: float, batches: int, real: np.ndarray | None, ort: bool) -> dict[str, Any]:
     """Per source values, of them of proven neurons, and violations."""
-    work, found = proved(graph, box, seconds, workers=2 if ort else 1)
-    evaluate, rng = in_onnxruntime(work) if ort else in_numpy(work.graph), np.random.default_rng(1)
+    state, found = proved(graph, box, seconds, workers=2 if ort else 1)
+    evaluate, rng = in_onnxruntime(state) if ort else in_numpy(state.problem.graph), np.random.default_rng(1)
     counts = dict[str, list[int]]()
-    for name, made in sources(work, rng, real).items():
+    for name, made in sources(state, rng, real).items():
         total = np.zeros(3, np.int64)
         for inputs in islice(made, max(batches // 4, 1) if name == "ascent" and ort else batches):
-            total += outside(work, found, evaluate(inputs))
+            total += outside(state, found, evaluate(inputs))
         counts[name] = total.tolist()
     return {"counts": counts, "decided": found.decided()}
 

@@ -20,7 +20,7 @@ import onnx
 from onnxsim import crown
 
 from bounds.nets import chain, conv
-from decascade.bounds.prove.driver import linear_bounds
+from decascade.bounds.driver import linear_bounds
 from decascade.formats.registry import format_of
 from decascade.ir.ops import Activation, GlobalPool
 from support.exporter import export

@@ -30,7 +30,7 @@ import onnx
 import decascade
 from bounds.nets import chain, conv
 from decascade.algebra.conv import Conv
-from decascade.bounds.prove.driver import linear_bounds
+from decascade.bounds.driver import linear_bounds
 from decascade.formats.registry import format_of
 from decascade.ir.graph import Graph
 from decascade.ir.ops import Activation, GlobalPool

@@ -26,9 +26,9 @@ import numpy as np
 
 from bounds.nets import chain, conv
 from decascade.bounds import Box, prove
+from decascade.bounds.driver import linear_bounds
 from decascade.bounds.geometry import part
-from decascade.bounds.prove.driver import linear_bounds
-from decascade.bounds.prove.work import activations
+from decascade.bounds.problem import activations
 from decascade.ir.graph import Graph
 from decascade.ir.ops import Activation
 from decascade.ir.shapes import infer_graph

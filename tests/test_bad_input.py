@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from bad_files import HEADERS, JSON, NUMBERS, PATHS, TABLES, Make, Rows, twice
+from decascade.api import merging
 from decascade.cli import run
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -184,7 +185,7 @@ def test_output_folder_cannot_be_written_to(
         def denied(*_args: object, **_kwargs: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr("decascade.output.tempfile.TemporaryDirectory", denied)
+        monkeypatch.setattr("decascade.scratch.tempfile.mkdtemp", denied)
     with refused(capsys, tmp_path, "cannot be written to: Permission denied") as decascade:
         decascade("merge", source, "-o", closed / f"out{source.suffix}")
 
@@ -424,3 +425,63 @@ def test_paths_of_models(
     make(tmp_path / f"m{extension}")
     with refused(capsys, tmp_path, words) as decascade:
         decascade("inspect", tmp_path / f"m{extension}")
+
+
+@pytest.mark.parametrize("command", ["merge", "export"])
+def test_output_name_is_too_long(source: Path, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / f"{'o' * 300}{source.suffix if command == 'merge' else '.c'}"
+    with refused(capsys, tmp_path, "cannot be written to: File name too long (a name of 30") as decascade:
+        decascade(command, source, "-o", out)
+    with refused(capsys, tmp_path, "File name too long") as decascade:
+        decascade("inspect", source, "--report", tmp_path / f"{'r' * 300}.json")
+    with refused(capsys, tmp_path, "File name too long") as decascade:
+        decascade("inspect", out.with_suffix(source.suffix))
+
+
+def test_output_folder_vanishes(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, real = tmp_path.parent / f"{tmp_path.name}-place", merging.find
+
+    def vanishing(*arguments: Any, **named: Any) -> Any:
+        shutil.rmtree(place)
+        return real(*arguments, **named)
+
+    place.mkdir()
+    monkeypatch.setattr(merging, "find", vanishing)
+    with refused(capsys, tmp_path, f"{place}: make it first") as decascade:
+        decascade("merge", source, "-o", place / f"out{source.suffix}")
+
+
+NONE = "--time-limit {}: give a time above 0, at most a year: 90s, 20m, 1.5h"
+VALUES: list[tuple[list[str], str]] = [
+    *((["compress", "--speedup", "2", "--time-limit", text], NONE.format(text)) for text in (
+        "nan", "inf", "-3", "0", "0s", "1e400", "3 m", "3m ", "99999999h", "9" * 400, "m", "0x10", "1_000", "٣m")),
+    *((["merge", "--input-range", "0", "1", "--prove-seconds", text], "prove_seconds = ") for text in (
+        "nan", "inf", "-1", "0", "1e400", "1e30")),
+    (["merge", "--prove-seconds", "3 m"], "Invalid value for '--prove-seconds'"),
+    *((["merge", "--limit", f"flash={text}"], f"--limit flash={text}: give NAME=SIZE") for text in (
+        "nan", "inf", "-3", "1e400", "3 4", "", "20 parsec", "0x10")),
+    (["merge", "--limit", f"flash={'9' * 400}"], "limit flash = inf: give a number above 0"),
+    (["merge", "--limit", "flash=0"], "limit flash = 0: give a number above 0"),
+    *((["merge", "--max-growth", text], "max_growth = ") for text in ("nan", "-1", "0")),
+    *((["merge", "--seed", text], f"seed = {text}: give a whole number from 0 on, below 4,294,967,296") for text in (
+        "-1", "9" * 30)),
+    *((["compress", "--speedup", text], "speedup = ") for text in ("nan", "inf", "-1", "0.5", "1e400")),
+    *((["compress", "--budget", text], "budget = ") for text in ("nan", "inf", "-1", "0", "1e400")),
+    *((["compress", "--max-drop", text], "max-drop = ") for text in ("nan", "inf", "-1", "101")),
+    (["compress", "--speedup", "2", "--span", "0"], "span = 0: give how many layers"),
+    (["compress", "--speedup", "2", "--seed", "-1"], "seed = -1: give a whole number"),
+    *((["compress", "--speedup", "2", "--scale", text], f"--scale {text}: give a number, or a fraction") for text in (
+        "nan", "inf", "1e400", "1/0", "1/255/3")),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), VALUES, ids=[" ".join(a)[:60] for a, _ in VALUES])
+def test_absurd_values(arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, (command, *options) = tmp_path / "m.onnx", arguments
+    shutil.copy(EXAMPLES / "digits.onnx", model)
+    np.savez(tmp_path / "d.npz", x=np.zeros((32, 1, 8, 8), np.float32), y=np.zeros(32, int))
+    more = ["--data", tmp_path / "d.npz"] if command == "compress" else []
+    with refused(capsys, tmp_path, words) as decascade:
+        decascade(command, model, "-o", tmp_path / "out.onnx", *more, *options)

@@ -19,6 +19,7 @@ from decascade.api.tables import table_template
 from decascade.cli import run
 from decascade.deploy.benchmark import Effort, in_turn, ratio_of
 from decascade.deploy.onnx.model import onnx_of
+from decascade.deploy.tools import version_of
 from decascade.errors import LimitError, OutputError, UsageError
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Activation, Pad
@@ -241,15 +242,74 @@ def test_limit_that_the_cheapest_breaks_is_kept_by_another(tmp_path: Path, rng: 
 
 
 def test_limit_that_nothing_keeps(models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(LimitError, match=r"keeps the limits: the nearest takes flash 32 of 10 bytes; nothing was written"):
+    with pytest.raises(LimitError, match=r"the nearest takes flash 32 of 10 bytes of weights, scales and biases alone"):
         dc.merge(models[0], limit={"flash": 10})
     out = tmp_path / "o.onnx"
-    assert run(["merge", str(models[0]), "-o", str(out), "--limit", "memory=1KiB", "--limit", "flash=1MiB"]) == 3
+    assert run(["merge", str(models[0]), "-o", str(out), "--limit", "memory=2.8k", "--limit", "flash=1MiB"]) == 3
     told = capsys.readouterr().err
     assert "the nearest takes memory" in told
-    assert "of 1,024 bytes" in told
+    assert "of 2,800 bytes" in told
     assert "flash" not in told
     assert not out.exists()
+
+
+@pytest.mark.skipif(not version_of("tensorflow"), reason="TensorFlow is not installed")
+def test_flash_is_the_size_of_the_file(models: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of a wide and a narrow form; the limit lies between what is counted and what the file takes."""
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(0).normal(size=(16, *input_shape(models[0]))).astype(np.float32))
+
+    def exported(model: Path) -> int:
+        facts = dc.export(model, tmp_path / "f.tflite", int8=True, data=tmp_path / "d.npz", force=True)
+        return facts.flash
+
+    result = dc.merge(models[0], limit={"flash": 10**6})
+    result.save(tmp_path / "merged.onnx")
+    (note,) = [n for n in result.report.notes if n.startswith("limit kept, measured: flash ")]
+    told = int(note.split()[4].replace(",", ""))
+    assert 0.9 * told <= exported(tmp_path / "merged.onnx") <= told
+    assert note.endswith(f"flash {told:,} of 1,000,000 bytes of the int8 TFLite file")
+    assert dc.merge(models[0], limit={"flash": told}).report.notes
+    with pytest.raises(LimitError, match=rf"the nearest takes flash {told:,} of {told - 1:,} bytes of the int8 TFLite file"):
+        dc.merge(models[0], limit={"flash": told - 1})
+
+
+def input_shape(path: Path) -> tuple[int, ...]:
+    from decascade.formats.registry import format_of
+
+    graph = format_of(path).read(path).graph
+    return tuple(n if isinstance(n, int) else 1 for n in (graph.shape(graph.inputs[0]) or ())[1:])
+
+
+def test_where_no_file_can_be_made_the_limit_says_so(
+    models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> int:
+        raise UsageError("TFLite needs tensorflow-cpu, which cannot be imported")
+
+    monkeypatch.setattr("decascade.deploy.tflite.size.file_bytes", missing)
+    notes = dc.merge(models[0], limit={"flash": 10**6, "memory": 10**9}).report.notes
+    assert any(n.startswith("limit kept, not measured: flash ") and "which can be larger: TFLite needs" in n for n in notes)
+    assert any(n.startswith("limit kept: memory ") and "no device's RAM (--limit tflm=SIZE" in n for n in notes)
+
+
+def test_a_limit_below_the_inputs_is_refused_at_once(models: tuple[Path, Path]) -> None:
+    with pytest.raises(LimitError, match=r"no model keeps the limit memory = 8 bytes: its inputs or outputs alone take [\d,]+"):
+        dc.merge(models[0], limit={"memory": 8}, input_range=(0, 1), prove_seconds=9999)
+
+
+def test_proofs_are_made_once_for_all_attempts(models: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    from decascade.api import finding
+
+    real, calls = finding.prove, list[float]()
+
+    def counted(*arguments: object, **named: object) -> object:
+        calls.append(1.0)
+        return real(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(finding, "prove", counted)
+    with pytest.raises(LimitError):
+        dc.merge(models[0], limit={"macs": 1.0}, input_range=(0, 1), prove_seconds=1.0)
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(

@@ -131,19 +131,27 @@ def test_the_written_model_is_the_student_within_its_budget(kind: str, tmp_path:
 
 
 def test_a_plan_that_breaks_a_limit_gives_way_to_a_cheaper_one(tmp_path: Path, data_file: Path) -> None:
-    """Flash of int8: a byte a weight, and four an output channel (no layer has a bias).  Nothing else asks for a student."""
-    before = dc.inspect(ONNX, target="flash").cost.before
-    assert before == 16 * 27 + 16 * 144 + 12 * 144 + 4 * 12 + 4 * (16 + 16 + 12 + 4)
-    most = 0.7 * before
+    """Flash of int8 is what the file takes, not what is counted: a byte a weight, and four an output channel (no layer has a
+    bias).  Nothing else asks for a student."""
+    pytest.importorskip("tensorflow")
+    counted = dc.inspect(ONNX, target="flash").cost.before
+    assert counted == 16 * 27 + 16 * 144 + 12 * 144 + 4 * 12 + 4 * (16 + 16 + 12 + 4)
+
+    def size(model: Path) -> int:
+        return dc.export(model, tmp_path / "f.tflite", int8=True, data=data_file, force=True).flash
+
+    most = int(0.9 * size(ONNX))
+    assert most > counted  # by count alone the model would do as it is
     result = dc.compress(ONNX, data_file, speedup=1, limit={"flash": most, "memory": 1 << 20}, distilled=False)
     result.save(tmp_path / "small.onnx")
-    assert dc.inspect(tmp_path / "small.onnx", target="flash").cost.before <= most
+    assert size(tmp_path / "small.onnx") <= most
+    assert any(n.startswith("limit kept, measured: flash ") for n in result.report.notes)
     assert result.plan.speedup > 1
     out = tmp_path / "cli.onnx"
     limits = ["--limit", f"flash={most:.0f}", "--limit", "memory=1MiB"]
     command = ["compress", str(ONNX), "-o", str(out), "--data", str(data_file), "--speedup", "1", "--no-distil", "-q"]
     assert run([*command, *limits]) == 0
-    assert dc.inspect(out, target="flash").cost.before <= most
+    assert size(out) <= most
 
 
 def test_a_table_with_students_decides_what_compress_puts_in(
@@ -183,13 +191,13 @@ def test_limits_that_no_plan_keeps(tmp_path: Path, data_file: Path, capsys: pyte
     command = ["compress", str(ONNX), "-o", str(out), "--data", str(data_file), "--speedup", "1", "--no-distil", "-q"]
     assert run([*command, "--limit", "flash=100", "--limit", "memory=1MiB"]) == 3
     told = " ".join(capsys.readouterr().err.split())
-    assert "no plan for this model keeps the limits: the nearest takes flash" in told
-    assert "of 100 bytes; nothing was written" in told
+    assert "no plan for this model keeps the limit flash = 100 bytes: the cheapest students would take" in told
+    assert "; nothing was written" in told
     assert "memory" not in told
     assert not out.exists()
     plan = dc.plan(ONNX, data_file, speedup=1.2)
-    with pytest.raises(LimitError, match="no result of this plan keeps the limits: the nearest takes flash"):
-        dc.compress(ONNX, data_file, plan=plan, limit=["flash=100"], distilled=False)
+    with pytest.raises(LimitError, match="no result of this plan keeps the limits: the nearest takes macs"):
+        dc.compress(ONNX, data_file, plan=plan, limit={"macs": 0.9 * plan.after}, distilled=False)
     with pytest.raises(UsageError, match="limits and max-drop do not go together: give a speedup"):
         dc.compress(ONNX, data_file, max_drop=1.0, limit=["flash=100"])
 

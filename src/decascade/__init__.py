@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from decascade.report.facts.report import Report
     from decascade.stability import stability_loss
 
-__version__ = "0.1.0"
+from decascade.version import __version__
 
 _HOME = {
     "decascade.api": (

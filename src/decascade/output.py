@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from decascade.errors import OutputError
+from decascade.scratch import Scratch
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FULL_WORDS = ("no space left", "file too large", "disk quota", "errno = 28", "errno = 27")
@@ -32,6 +32,7 @@ def check_place(path: Path, inputs: Sequence[Path], force: bool) -> None:
         OutputError: it is an input, exists (without `force`), is no regular file, or its folder is missing or read-only.
     """
     folder = path.parent
+    _check_name(path)
     for source in inputs:
         if path.exists() and source.exists() and path.samefile(source):
             raise OutputError(f"{path} is the input itself, which is never changed: choose another output name")
@@ -43,7 +44,19 @@ def check_place(path: Path, inputs: Sequence[Path], force: bool) -> None:
         raise OutputError(f"{path} exists: choose another name, or allow overwriting it with --force (force=True)")
     if not folder.is_dir():
         raise OutputError(f"{path}: there is no folder {folder}: make it first")
-    _scratch(folder).cleanup()
+    _scratch(folder).close()
+
+
+def _check_name(path: Path) -> None:
+    """That the system takes such a name at all."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        shown = f"{str(path)[:40]}…" if len(str(path)) > 120 else str(path)
+        told, size = getattr(error, "strerror", None) or error, len(os.fsencode(path.name))
+        raise OutputError(f"{shown} cannot be written to: {told} (a name of {size} bytes): choose another name") from None
 
 
 def write_all(items: Sequence[Item]) -> None:
@@ -69,9 +82,9 @@ def write_all(items: Sequence[Item]) -> None:
                 raise _refused(target, error) from error
 
 
-def _scratch(folder: Path) -> tempfile.TemporaryDirectory[str]:
+def _scratch(folder: Path) -> Scratch:
     try:
-        return tempfile.TemporaryDirectory(prefix=".decascade-", dir=folder)
+        return Scratch(folder)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written to: {error.strerror or error}") from error
 

@@ -10,28 +10,28 @@ import numpy as np
 from decascade.bounds.adjoint import Form
 from decascade.bounds.box import Box
 from decascade.bounds.certificate import Certificate
+from decascade.bounds.driver import certificate, decide, warmed_up
 from decascade.bounds.forward import run
 from decascade.bounds.geometry import part
-from decascade.bounds.prove.driver import certificate, decide, numbered
-from decascade.bounds.prove.work import Work, activations
+from decascade.bounds.problem import Limits, Problem
+from decascade.bounds.state import Budget, ProofState
 from decascade.bounds.witness.gradient import gradient
-from decascade.bounds.witness.starts import Limits, patterns
+from decascade.bounds.witness.patterns import patterns
 from decascade.ir.graph import Graph
 
 Inputs = dict[str, np.ndarray]
 Evaluate = Callable[[Inputs], Mapping[str, np.ndarray]]
 
 
-def proved(graph: Graph, given: object, seconds: float, seed: int = 0, workers: int = 1) -> tuple[Work, Certificate]:
+def proved(graph: Graph, given: object, seconds: float, seed: int = 0, workers: int = 1) -> tuple[ProofState, Certificate]:
     """What `prove` does, and the bounds of every neuron that it ended with.  Seconds are the processor's; with two workers,
     whose searches run in a process of their own, the wall's."""
     clock = process_time if workers == 1 else perf_counter
-    box, nodes, start = Box.of(graph, given), activations(graph), clock()
-    ahead = numbered(part(graph, [n.inputs[0] for n in nodes]), box)
-    work = Work.of(ahead, nodes, box, start + seconds, clock, lambda _stage, _share: None, seed)
-    work.workers = workers
-    decide(work, seconds, None)
-    return work, certificate(work, start)
+    start = clock()
+    budget = Budget.of(seconds, clock, start, workers)
+    state = ProofState.of(Problem.of(graph, Box.of(graph, given)), budget, lambda _stage, _share: None)
+    decide(state, warmed_up(state, np.random.default_rng(seed), seconds), None)
+    return state, certificate(state, start)
 
 
 def in_numpy(graph: Graph) -> Evaluate:
@@ -61,14 +61,14 @@ def pictures(limits: Limits, rng: np.random.Generator, batch: int) -> Iterator[I
     yield from patterns(limits, rng, batch)
 
 
-def ascents(work: Work, limits: Limits, rng: np.random.Generator, batch: int, steps: int = 8) -> Iterator[Inputs]:
+def ascents(state: ProofState, limits: Limits, rng: np.random.Generator, batch: int, steps: int = 8) -> Iterator[Inputs]:
     """Each sample pushes one neuron, drawn over all activations, beyond one of its bounds, along signs of gradients."""
-    seen = list(work.seen.values())
+    layers = state.layers
     while True:
-        s = seen[int(rng.integers(len(seen)))]
-        if s.tensor in work.graph.inputs:
+        s = layers[int(rng.integers(len(layers)))]
+        if s.tensor in state.problem.graph.inputs:
             continue
-        shape, ahead = work.bounds[s.tensor].lo.shape, part(work.graph, [s.tensor])
+        shape, ahead = state.bounds.tensors[s.tensor].lo.shape, part(state.problem.graph, [s.tensor])
         at = tuple(rng.integers(n, size=batch) for n in shape)
         side = rng.choice([-1.0, 1.0], batch)
 
@@ -89,12 +89,14 @@ def ascents(work: Work, limits: Limits, rng: np.random.Generator, batch: int, st
         yield x
 
 
-def outside(work: Work, found: Certificate, values: Mapping[str, np.ndarray], small: bool = True) -> tuple[int, int, int]:
+def outside(
+    state: ProofState, found: Certificate, values: Mapping[str, np.ndarray], small: bool = True,
+) -> tuple[int, int, int]:
     """How many values break a bound of their neuron or channel, or the regime of a channel; of how many values; how many of
     these are of neurons that are proven.  `small`: the values are of a run at the size analysed, so that neurons are known."""
     wrong = total = proven = 0
-    for record, s in zip(found.activations, work.seen.values(), strict=True):
-        z, bounds = values[s.tensor].astype(np.float64), work.bounds[s.tensor]
+    for record, s in zip(found.activations, state.layers, strict=True):
+        z, bounds = values[s.tensor].astype(np.float64), state.bounds.tensors[s.tensor]
         flat = z.reshape(len(z), -1)
         bad = (flat < record.lo[:, None]) | (flat > record.hi[:, None])
         for c in np.flatnonzero(record.regime >= 0):
@@ -103,7 +105,7 @@ def outside(work: Work, found: Certificate, values: Mapping[str, np.ndarray], sm
         held = np.broadcast_to((record.regime >= 0)[:, None], flat.shape)
         if small:
             bad |= ((z < bounds.lo[..., None]) | (z > bounds.hi[..., None])).reshape(flat.shape)
-            regime = work.proven(s)[(slice(None), *np.ix_(*s.labels))] if s.labels else work.proven(s)
+            regime = state.bounds.regimes(s)[(slice(None), *np.ix_(*s.labels))] if s.labels else state.bounds.regimes(s)
             held = np.broadcast_to((regime >= 0)[..., None], z.shape)
         wrong, total, proven = wrong + int(bad.sum()), total + z.size, proven + int(held.sum())
     return wrong, total, proven

@@ -16,18 +16,18 @@ from decascade.ir.ops import Activation
 RELU = Activation("relu")
 
 
-def sources(work, rng) -> list[Iterator]:
-    makers = [make(work.limits, rng, 32) for make in (uniform, corners, pictures)]
-    return [*makers, ascents(work, work.limits, rng, 32)]
+def sources(state, rng) -> list[Iterator]:
+    makers = [make(state.problem.limits, rng, 32) for make in (uniform, corners, pictures)]
+    return [*makers, ascents(state, state.problem.limits, rng, 32)]
 
 
 def violations(graph, box, seconds=2.0, batches=4) -> int:
-    work, found = proved(graph, box, seconds)
+    state, found = proved(graph, box, seconds)
     rng, wrong = np.random.default_rng(0), 0
-    evaluate = in_numpy(work.graph)
-    for source in sources(work, rng):
+    evaluate = in_numpy(state.problem.graph)
+    for source in sources(state, rng):
         for _ in range(batches):
-            bad, total, _ = outside(work, found, evaluate(next(source)))
+            bad, total, _ = outside(state, found, evaluate(next(source)))
             assert total > 0
             wrong += bad
     return wrong
@@ -84,8 +84,9 @@ def test_a_broken_bound_is_caught(monkeypatch, broken):
 
 
 def test_a_channel_that_is_called_proven_and_is_not_is_caught():
-    work, found = proved(small_net(0), (-1, 1), 2)
+    state, found = proved(small_net(0), (-1, 1), 2)
     record = found.activations[0]
     record.regime[0] = 1
-    bad, _, _ = outside(work, found, in_numpy(work.graph)(next(uniform(work.limits, np.random.default_rng(0), 32))))
+    inputs = next(uniform(state.problem.limits, np.random.default_rng(0), 32))
+    bad, _, _ = outside(state, found, in_numpy(state.problem.graph)(inputs))
     assert bad > 0

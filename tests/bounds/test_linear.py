@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from decascade.algebra.conv import Conv, ConvTranspose
-from decascade.bounds.adjoint import Form, pull
+from decascade.bounds.adjoint import PULL, Form, pull
 from decascade.bounds.forward import apply
 from decascade.errors import CannotInterpret
 from decascade.ir.interpret import evaluate
@@ -27,6 +27,7 @@ from decascade.ir.ops import (
     Slice,
     Upsample,
 )
+from decascade.ir.ops.traits import moves_values
 
 RNG = np.random.default_rng(3)
 
@@ -111,6 +112,15 @@ def test_adjoint_is_the_transpose(name, whole):
             np.tensordot(x[0][f.where], f.coefficients, x.ndim - 1) for x, f in zip(arrays, back, strict=True)
         )
         assert np.abs(left - right).max() <= 1e-11
+
+
+@pytest.mark.parametrize("name", [n for n, (op, *_) in LINEAR.items() if moves_values(op)])
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_only_moves_values_needs_no_rule(name, whole, monkeypatch):
+    """Its adjoint follows from its meaning, as do its bounds."""
+    monkeypatch.delitem(PULL.rules, type(LINEAR[name][0]))
+    test_adjoint_is_the_transpose(name, whole)
+
 
 
 def test_a_maximum_is_not_linear():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from itertools import product
 from time import process_time
 
@@ -14,8 +13,10 @@ from bounds.nets import chain, conv, random_net
 from decascade.algebra.conv import Conv
 from decascade.bounds import Box, Status, prove
 from decascade.bounds.backward import Tracer
+from decascade.bounds.driver import linear_bounds
 from decascade.bounds.forward import run
 from decascade.bounds.interval import propagate
+from decascade.bounds.prove import tighten
 from decascade.bounds.prove.branch import gets_past
 from decascade.bounds.prove.exact import Answer, lowest
 from decascade.bounds.regimes import regimes
@@ -233,8 +234,6 @@ def test_a_large_picture_is_analysed_small():
 
 def test_the_work_of_a_proof_does_not_grow_with_the_picture(monkeypatch):
     """The same neurons are bounded at the same size, whatever the picture; no time is measured."""
-    from decascade.bounds.prove import tighten
-    from decascade.bounds.prove.driver import linear_bounds
 
     right, asked = tighten.neuron_bounds, list[tuple[str, tuple[int, ...], tuple[int, ...]]]()
 
@@ -344,9 +343,9 @@ def test_a_solver_is_told_its_seconds_on_the_wall(monkeypatch):
 
             return solver
 
-        monkeypatch.setattr(import_module("decascade.bounds.prove.work"), "perf_counter", lambda: factor * now[0])
-        monkeypatch.setattr(import_module("decascade.bounds.prove.tighten"), "lowest", counted(5))
-        monkeypatch.setattr(import_module("decascade.bounds.prove.tighten"), "gets_past", counted(6))
+        monkeypatch.setattr("decascade.bounds.state.perf_counter", lambda: factor * now[0])
+        monkeypatch.setattr(tighten, "lowest", counted(5))
+        monkeypatch.setattr(tighten, "gets_past", counted(6))
         rng = np.random.default_rng(3)
         layers = [conv(rng, 2, 4), RELU, conv(rng, 4, 4), RELU, conv(rng, 4, 4), RELU]
         prove(chain(*layers, shape=(2, 5, 5)), (0.45, 0.55), 2.0, clock=clock, workers=1)

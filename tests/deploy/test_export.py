@@ -236,7 +236,7 @@ def test_dense_layers_that_are_rounded_differently(
 
 REFUSALS: list[tuple[dict[str, Any], str, type[Exception], str]] = [
     ({"int8": True}, "o.tflite", UsageError, "int8 needs samples to take the ranges of activations from: give --data"),
-    ({"int8": True}, "o.onnx", UsageError, "--int8 is for .tflite: .*o.onnx would be float32"),
+    ({"int8": True}, "o.onnx", UsageError, "--int8 is for .tflite and .c: .*o.onnx would be float32"),
     ({}, "o.bin", OutputError, "give an output name that ends in .tflite, .onnx, .c"),
     ({"calibrate": 0}, "o.tflite", UsageError, "calibrate = 0: give a number of samples from 1 on"),
     ({}, "net.onnx", OutputError, "is the input itself, which is never changed"),

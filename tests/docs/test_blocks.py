@@ -5,27 +5,47 @@ from __future__ import annotations
 import io
 import shlex
 import shutil
+from collections.abc import Iterator
 from contextlib import redirect_stdout
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import typer
 
 from decascade.cli import app, run
+from decascade.ir.ops import DEFINITIONS
+from decascade.ir.ops.table import Table
 from docs.pages import DOCS, PAGES, ROOT, Block, blocks, name
 from proven_models import saved
 
 NEEDS = {
-    "start/keras.md": "keras", "start/pytorch.md": "torch", "compressing.md": "torch", "relu-between.md": "keras",
-    "README.md": "keras",
+    "start/keras.md": "keras", "start/pytorch.md": "torch", "compressing.md": "torch",
+    "extending.md": "torch", "relu-between.md": "keras", "README.md": "keras",
 }
 """Frameworks that a page is about."""
 NOT_RUN = ("pip install ", "make ", "python docs/pictures.py")
 """Lines of shell blocks that set things up, from the network or for long: shown, not run."""
 RUN = [p for p in PAGES if any(b.language in ("python", "sh") for b in blocks(p)) and p.name != "README.md"]
 """The README's blocks have a test of their own."""
+
+
+@pytest.fixture(autouse=True)
+def registries() -> Iterator[None]:
+    """What a page adds to the project's own registries goes again."""
+    from decascade.formats.onnx.read import READERS
+
+    for module in ("decascade.compression.torch_graph.ops", "decascade.regions.lower"):
+        import_module(module)
+    kept: list[dict[Any, Any]] = [DEFINITIONS, cast("dict[Any, Any]", READERS)]
+    kept += [rows for table in Table.known for rows in (table.rules, table.refused)]
+    copies = [dict(rows) for rows in kept]
+    yield
+    for rows, copy in zip(kept, copies, strict=True):
+        rows.clear()
+        rows.update(copy)
 
 
 @pytest.fixture

@@ -18,11 +18,13 @@ FILES = [*sorted((SOURCE / "regions").glob("*.py")), SOURCE / "formats" / "torch
 WORDS = {
     "explain.py": ("left_reason", "dearer", "_why_apart"), "transposed.py": ("_why_not",), "linearise.py": ("_why_not",),
     "trace.py": ("hook_reason",),
+    "storage.py": ("_misfit",),
 }
 """Functions that return the words of a reason."""
 ASSIGNED = {"merge.py": ("_dropped_row", "reason"), "trace.py": ("call_module", "self.whole[path]")}
 """Reasons that are assigned: the function, and to what."""
-ELSEWHERE = {"_why_not(record)": "linearise.py", "why": "transposed.py", "str(error)": "algebra"}
+ELSEWHERE = {"_why_not(record)": "linearise.py", "why": "transposed.py", "str(error)": "algebra",
+             "reason[0]": "storage.py"}
 """What `Refusal` is given beside words, and where those words are."""
 ALGEBRA = ("two branches have strides ⋯ and ⋯", "two paths from ⋯ to the output have different strides")
 """The errors of the algebra that a region of a model can reach: the others are about arrays that do not fit each other."""

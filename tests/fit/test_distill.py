@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 import signal
 from dataclasses import replace
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -258,10 +260,38 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
         def __reduce__(self) -> Any:
             return (Path.touch, (tmp_path / "ran",))
 
-    torch.save({"version": 1, "fingerprint": Evil()}, tmp_path / "distill.checkpoint")
+    held = io.BytesIO()
+    torch.save({"version": 2, "fingerprint": Evil()}, held)
+    (tmp_path / "distill.checkpoint").write_bytes(sha256(held.getvalue()).digest() + held.getvalue())
     with pytest.raises(UsageError, match="is no checkpoint of a distillation"):
         state.load(tmp_path, "")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """Whoever can write to the folder can also write a digest."""
+    data = samples(ORIGINAL)
+    distill(STUDENT, ORIGINAL, data, replace(QUICK, epochs=1), folder=tmp_path)
+    path = tmp_path / "distill.checkpoint"
+    good = torch.load(io.BytesIO(path.read_bytes()[32:]), weights_only=True)
+    edits: list[dict[str, Any]] = [{"weights": {}}, {"history": [{"x": 1}]}, {"optimizer": {}}, {"average": 3}, {"good": ()},
+                                   {"elapsed": "soon"}, {"more": {}}, {"history": []}, {"step": "x"}, {"more": 5}]
+    for edit in edits:
+        held = io.BytesIO()
+        torch.save({**good, **edit}, held)
+        path.write_bytes(sha256(held.getvalue()).digest() + held.getvalue())
+        with pytest.raises(UsageError, match="is no checkpoint of a distillation"):
+            distill(STUDENT, ORIGINAL, data, replace(QUICK, epochs=1), folder=tmp_path, resume=True)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state.State, "save", full)
+    found = distill(STUDENT, ORIGINAL, samples(ORIGINAL), replace(QUICK, epochs=1), folder=tmp_path)
+    assert found.history[-1].share == 1
+    assert [n for n in found.notes if n.startswith("no checkpoint could be written to") and "No space left on device" in n]
 
 
 def test_resume_without_a_checkpoint_begins(tmp_path: Path) -> None:

@@ -204,13 +204,3 @@ def test_a_nested_sequential_of_keras_3_keeps_its_calls() -> None:
     nested = {"class_name": "Sequential", "name": "s", "config": {"name": "s"}, "inbound_nodes": twice}
     config = {"class_name": "Functional", "config": {"layers": [nested], "output_layers": [["s", 0, 0], ["s", 1, 0]]}}
     assert mended(config)["config"]["output_layers"] == [["s", 0, 0], ["s", 1, 0]]
-
-
-@pytest.mark.parametrize("name", ["system", "RandomNormal"])
-def test_of_tensorflows_initializers_only_constants(name: str, tmp_path: Path) -> None:
-    start = {"module": "tensorflow.python.ops.init_ops_v2", "class_name": name, "config": {}, "registered_name": name}
-    config = sequential({"class_name": "Dense", "config": {"bias_initializer": start}})
-    with h5py.File(tmp_path / "m.h5", "w") as file:
-        file.attrs["model_config"] = json.dumps(config)
-    with pytest.raises(UnsafeModelError, match=f"of class tensorflow.python.ops.init_ops_v2.{name}, which is not Keras' own"):
-        FORMAT.read(tmp_path / "m.h5")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from decascade.errors import FormatError, UnsafeModelError
+from decascade.errors import FormatError, LimitExceededError, UnsafeModelError
 from decascade.formats.keras.format import FORMAT
 from decascade.ir.ops import Conv, Foreign
 from formats.keras_cases import L, agrees, chain, keras, randomized, sample
@@ -208,9 +208,43 @@ UNSAFE: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "SavedModel": (changed("d", class_name="TFSMLayer"), "layer d \\(TFSMLayer\\) runs a program from outside the file"),
     "torch module": (changed("d", class_name="TorchModuleWrapper"), "layer d \\(TorchModuleWrapper\\) runs a program"),
     "vocabulary in another file": (
-        inner("d", vocabulary="/etc/passwd"), "layer d reads its vocabulary from '/etc/passwd', outside the model file"),
-    "code in the training configuration of a nested model": (
-        changed("d", compile_config={"loss": {"class_name": "__lambda__", "config": {}}}), "is a Lambda"),
+        changed("d", class_name="StringLookup", config={"name": "d", "vocabulary": "/etc/passwd"}),
+        "layer d reads its vocabulary from '/etc/passwd', outside the model file"),
+    "vocabulary in the archive": (
+        changed("d", class_name="IntegerLookup", config={"name": "d"}),
+        "layer d has its vocabulary in a file of its own, which is not unpacked: load the model yourself"),
+    "layer that reads files": (
+        changed("d", class_name="TextVectorization"),
+        "layer d is of class (keras.layers.)?TextVectorization, which is not (among those that are built|Keras' own)"),
+    "class as a function": (
+        inner("c", activation={**FN, "module": "keras.layers", "config": "TFSMLayer"}),
+        "layer c: its activation is of class keras.layers.TFSMLayer, which is not among those that are built from a file"),
+    "dotted name of the module keras": (
+        changed("d", module="keras", class_name="datasets.mnist.load_data"), "is of class keras.datasets.mnist.load_data"),
+    "dotted name as a function": (
+        inner("c", activation={**FN, "module": "keras", "config": "datasets.mnist.load_data"}), "datasets.mnist.load_data"),
+    "registered name": (changed("d", registered_name="builtins>exec"), "layer d is of class builtins>exec, which is not"),
+    "a layer in a wrapper": (
+        changed("d", class_name="TimeDistributed", config={"layer": {"class_name": "Lambda", "config": {"name": "l"}}}),
+        "layer l is a Lambda"),
+    "a cell": (
+        changed("d", class_name="RNN", config={"name": "d", "cell": {"class_name": "Cell", "module": "os", "config": {}}}),
+        "is of class os.Cell"),
+    "an object among numbers": (
+        inner("c", strides={"class_name": "function", "module": "os", "config": "system"}), "is of class os.function"),
+    "a call without a tensor": (
+        changed("d", inbound_nodes=[{"args": [3], "kwargs": {}}]), "layer d is called without a tensor, so that it would run"),
+    "an empty call": (changed("d", inbound_nodes=[[]]), "layer d is called without a tensor"),
+    "a function among the arguments of a call": (
+        changed("d", inbound_nodes=[{"args": [{**FN, "module": "os", "config": "system"}], "kwargs": {}}]),
+        "layer d is of class os.function|is of class os.function"),
+    "a name among the arguments of a call": (
+        changed("d", inbound_nodes=[{"args": [], "kwargs": {"mode": "mine"}}]), "layer d is called with the name 'mine'"),
+    **{f"operation {name}": (
+        changed("d", module=f"keras.src.ops.{module}", class_name=name), f"layer d is of class keras.src.ops.{module}.{name}")
+       for module, name in (("core", "Map"), ("core", "Scan"), ("core", "Switch"), ("core", "Cond"), ("core", "WhileLoop"),
+                            ("core", "ForiLoop"), ("core", "AssociativeScan"), ("core", "VectorizedMap"), ("linalg", "JVP"),
+                            ("function", "Function"), ("operation", "Operation"), ("numpy", "Vectorize"))},
 }
 
 
@@ -244,11 +278,105 @@ class Registered(keras.layers.Layer):
         return x * 3
 
 
-def test_class_that_the_user_registered_is_loaded(files: Callable[[Any], list[Path]]) -> None:
-    for path in files(chain((5,), Registered(name="r"), L.Dense(2))):
-        document = FORMAT.read(path)
-        assert isinstance(document.graph.nodes[0].op, Foreign)
-        assert type(document.native.get_layer("r")) is Registered
+def test_registered_classes_are_not_looked_up_by_names_in_a_file(files: Callable[[Any], list[Path]]) -> None:
+    model = chain((5,), Registered(name="r"), L.Dense(2))
+    assert isinstance(FORMAT.read(model).graph.nodes[0].op, Foreign)
+    for path in files(model):
+        with pytest.raises(UnsafeModelError, match="layer r is of class tests>Registered, which is not Keras' own"):
+            FORMAT.read(path)
+
+
+@pytest.mark.parametrize("extension", [".keras", ".h5"])
+def test_what_inference_does_not_need_is_not_read(extension: str, tmp_path: Path) -> None:
+    evil: dict[str, Any] = {"class_name": "__lambda__", "module": "os", "config": {}, "registered_name": "x"}
+    FORMAT.save(small(), tmp_path / f"m{extension}")
+    config = config_of(tmp_path / f"m{extension}")
+    layer_of(config, "c")["config"].update(kernel_initializer=evil, kernel_regularizer=evil, bias_constraint=evil)
+    layer_of(config, "d").update(build_config=evil, compile_config=evil)
+    config["compile_config"] = evil
+    document = FORMAT.read(with_config(tmp_path / f"m{extension}", config))
+    assert not document.native.compiled
+    assert document.native.get_layer("c").kernel_regularizer is None
+
+
+@pytest.mark.parametrize("extension", [".keras", ".h5"])
+@pytest.mark.parametrize("size", [2**31, 2**62, -(2**62), 10**400])
+def test_sizes_beyond_all_limits(extension: str, size: int, tmp_path: Path) -> None:
+    FORMAT.save(small(), tmp_path / f"m{extension}")
+    call = changed("c", inbound_nodes=[{"args": [size], "kwargs": {}}])
+    for change in (inner("d", units=size), inner("c", filters=size), call):
+        config = config_of(tmp_path / f"m{extension}")
+        change(config)
+        with pytest.raises(LimitExceededError, match=r"layer [cd] has the number .* beyond the limit of 2,147,483,648"):
+            FORMAT.read(with_config(tmp_path / f"m{extension}", config))
+
+
+@pytest.mark.parametrize("extension", [".keras", ".h5"])
+def test_stated_shapes(extension: str, tmp_path: Path) -> None:
+    FORMAT.save(small(), tmp_path / f"m{extension}")
+    config = config_of(tmp_path / f"m{extension}")
+    entry = config["config"]["layers"][0]["config"]
+    entry["batch_shape"] = [None, 0, 6, 3]
+    with pytest.raises(FormatError, match=r"states the shape \[None, 0, 6, 3\]: give sizes of at least 1, or None where open"):
+        FORMAT.read(with_config(tmp_path / f"m{extension}", config))
+    entry["batch_shape"] = [None, 1 << 20, 1 << 20, 3]
+    with pytest.raises(LimitExceededError, match=r"3,298,534,883,328 numbers, more than the limit of 2,147,483,648"):
+        FORMAT.read(with_config(tmp_path / f"m{extension}", config))
+
+
+@pytest.mark.parametrize("extension", [".keras", ".h5"])
+def test_models_in_models_end(extension: str, tmp_path: Path) -> None:
+    FORMAT.save(small(), tmp_path / f"m{extension}")
+    config: dict[str, Any] = {"class_name": "Dense", "config": {"units": 2}}
+    for _ in range(40):
+        config = {"class_name": "Sequential", "config": {"name": "s", "layers": [config]}}
+    with pytest.raises(LimitExceededError, match=r"nested more than 64 deep \(limit nesting\)"):
+        FORMAT.read(with_config(tmp_path / f"m{extension}", config))
+
+
+ATTACKS = [
+    ("function", {**FN, "module": "keras.layers", "config": "TFSMLayer"}),
+    ("class", {"module": "keras.src.utils.file_utils", "class_name": "get_file", "config": {"origin": "file:///etc/passwd"}}),
+    ("import", {"module": "keras.canary", "class_name": "Canary", "config": {}, "registered_name": "Canary"}),
+]
+WATCH = """
+import sys, pathlib
+from decascade.errors import FormatError
+from decascade.formats.keras.format import FORMAT
+import keras
+FORMAT.read(pathlib.Path(sys.argv[1]))
+seen = []
+def watch(event, arguments):
+    text = str(arguments[0]) if arguments else ""
+    if event == "import" and "canary" in text:
+        seen.append((event, text))
+    if event in ("os.system", "subprocess.Popen", "socket.connect", "os.mkdir", "exec", "marshal.loads", "pickle.find_class"):
+        if event != "subprocess.Popen" or "-I" not in str(arguments[1]):
+            if event != "exec" or "marshal" in text:
+                seen.append((event, text))
+sys.addaudithook(watch)
+for path in sys.argv[2:]:
+    try:
+        FORMAT.read(pathlib.Path(path))
+        seen.append(("loaded", path))
+    except FormatError:
+        pass
+print(seen)
+"""
+
+
+@pytest.mark.parametrize("extension", [".keras", ".h5"])
+def test_nothing_runs_and_nothing_is_imported(extension: str, tmp_path: Path) -> None:
+    FORMAT.save(small(), tmp_path / f"m{extension}")
+    paths = list[str]()
+    for row, (_, attack) in enumerate(ATTACKS):
+        for number, change in enumerate((inner("c", activation=attack), changed("d", **attack), inner("c", strides=attack))):
+            config = config_of(tmp_path / f"m{extension}")
+            change(config)
+            paths.append(str(with_config(tmp_path / f"m{extension}", config, f"bad{row}{number}{extension}")))
+    command = [sys.executable, "-W", "ignore", "-c", WATCH, str(tmp_path / f"m{extension}"), *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip().splitlines()[-1:] == ["[]"], done.stdout[-2000:] + done.stderr[-2000:]
 
 
 def linked(path: Path, kind: str) -> None:
@@ -366,7 +494,7 @@ def test_weights_without_a_model(tmp_path: Path) -> None:
     [
         ("{ not json", "the model's configuration is not readable JSON"),
         ("[" * 100_000, "the model's configuration is not readable JSON"),
-        ('{"class_name": "Functional", "config": ' + '{"a": ' * 900 + "1" + "}" * 901, "failed|not readable JSON"),
+        ('{"class_name": "Functional", "config": ' + '{"a": ' * 900 + "1" + "}" * 901, "limit nesting|not readable JSON"),
         ('{"class_name": ["Functional"], "config": {"layers": []}}', "failed|the model is of class"),
         ("[1, 2]", "its configuration describes no Keras model: save it again with model.save"),
         ('{"class_name": "Functional", "config": {"name": "m", "layers": [{}]}}', "building the model with Keras failed"),

@@ -164,3 +164,23 @@ def test_a_long_chain_of_convolutions_is_cut_at_the_cap():
         left = [row.reason for row in rows if row.decision == "left"]
         assert left == ([f"one 49x49 convolution would store {49 * 49 / 9 / 24:.1f}x the parameters of the cascade, "
                          f"above the cap of {cap:g}x (--max-growth)"] if most < 24 else [])
+
+
+def test_of_equals_the_one_that_changes_less():
+    """A scale and shift between two convolutions folds into either: at the same cost the first stays as it is."""
+    net = Net((4, 8, 8))
+    first = net.conv("x", 1, 3, name="first")
+    graph = net.graph(net.affine(net.conv(net.affine(first), 4, 1)))
+    new, _ = merge_graph(graph, options("profitable"))
+    assert new.nodes[0].op is graph.nodes[0].op
+    assert len(new.nodes) == 2
+
+
+@pytest.mark.parametrize("size", [3, 5, 8])
+def test_tiles_are_charged_for_the_taps_on_padding(size):
+    """Decision 0002: nine tiles multiply less than the one convolution, but only where taps on padding are not counted."""
+    net = Net((1, size, size))
+    graph = net.graph(net.conv(net.conv("x", 8), 1, 3, pad=1, bias=False))
+    new, (row,) = merge_graph(graph, options("profitable"))
+    assert [type(n.op).__name__ for n in new.nodes] == ["Conv", "BiasMap"]
+    assert row.after.value == 9 * size * size

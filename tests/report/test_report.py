@@ -12,8 +12,9 @@ import jsonschema
 import pytest
 
 import decascade
+from decascade.report.facts.quantities import change, quantity
 from decascade.report.facts.report import CascadeFacts, CostFacts, ErrorFacts, Layers, Report, VerificationFacts, Worst, to_json
-from decascade.report.terminal.report import chain, change, quantity
+from decascade.report.terminal.report import chain
 
 SCHEMA: dict[str, Any] = json.loads((Path(decascade.__file__).parent / "report" / "schema.json").read_text())
 

@@ -1,7 +1,7 @@
 """The floating-point types that weights are stored in: how far they reach, how fine they are, and rounding to them.
 
-A number x of at least the smallest normal number `tiny` is stored with an error of at most u·|x|, u half the spacing at 1.  Below
-it the spacing stays what it is at `tiny`, so that the error is bounded by a constant, `underflow`, whatever x is.
+A number x of at least the smallest normal number `tiny` is stored with an error of at most u·|x|, u half the spacing at 1.
+Below it the spacing stays what it is at `tiny`, so that the error is bounded by a constant, `underflow`, whatever x is.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 class FloatType:
     """u: half the spacing at 1.  `tiny`: the smallest normal number.  `top`: the largest number.
 
-    `underflow`: the largest error of a result below `tiny`.  Where devices compute in the type itself (float32, float64, bfloat16)
-    many flush such results to zero, so it is `tiny`.  float16 is computed in float32 or with its subnormal numbers, which are
-    too coarse to do without: half their spacing.
+    `underflow`: the largest error of a result below `tiny`.  Where devices compute in the type itself (float32, float64,
+    bfloat16) many flush such results to zero, so it is `tiny`.  float16 is computed in float32 or with its subnormal numbers,
+    which are too coarse to do without: half their spacing.
     """
 
     u: float

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from decascade.api.common import InputRange, InputShape, Progress, read_model, resolved
+from decascade.api.common import InputRange, InputShape, Progress, check_seed, read_model, resolved
 from decascade.api.finding import Asked, find
-from decascade.api.limits import Limit, check_limits
+from decascade.api.limits import Limit, check_floor, check_limits, within
 from decascade.api.runs import RunFolder
 from decascade.checking.models import Subject
+from decascade.checking.samples import from_data
 from decascade.compression.data.batches import Dataset, Scaling, load_dataset
 from decascade.compression.data.scaling import warn_of_range
 from decascade.compression.distill.train import Distilled, DistillOptions, distill
@@ -23,12 +25,15 @@ from decascade.compression.divergence import outputs_of
 from decascade.compression.pipeline import Closeness, Work, closeness, exact_tier
 from decascade.compression.plan.assemble import put_in
 from decascade.compression.plan.budget import largest_speedup
+from decascade.compression.plan.candidates import blank, proposals, replaced
 from decascade.compression.plan.choice import Plan
+from decascade.compression.plan.cover import Option, largest_saving
 from decascade.compression.plan.survey import Survey, check_additive
-from decascade.cost import Target
-from decascade.errors import UsageError
+from decascade.cost import Cost, Target
+from decascade.cost.base import Measuring
+from decascade.errors import LimitError, UsageError
 from decascade.ir.graph import Graph
-from decascade.regions.merge import Cascade, Options
+from decascade.regions.merge import Cascade, Options, sized
 from decascade.report.facts.parts import Curve, FrontPoint
 
 SPAN = 4
@@ -41,12 +46,22 @@ ROUNDS = 4
 """Attempts of the search for the largest speedup within a drop."""
 SURVEY = 0.3
 """Share of a limited time that the survey may take."""
-LAST = 10.0
-"""Seconds that are kept for what comes after training."""
+FITTING = 0.25
+"""Share of what is then left of a limited time that fitting the chosen students again may take."""
+JUDGING = 0.08
+"""Share of what is then left that a look at the held-out samples may take, before and after training each."""
+LATER = 1.3
+"""How much longer what comes after training may take than it took before, on a machine whose load changes."""
+LAST = 2.0
+"""Seconds that are kept for the report, and for the program to end."""
+LEAST = 3.0
+"""Seconds below which nothing is trained."""
 STEP = 1.15
 """From one speedup of a sweep to the next."""
 CLOSER = 1.03
 """From one budget to the next, where a limit is not kept."""
+SIZED = 8
+"""Samples that the ranges of a file are taken from whose size is measured."""
 MOST = 8.0
 """The largest speedup that is searched."""
 
@@ -66,9 +81,9 @@ class Goal:
         if len(given) != 1:
             told = " and ".join(name.replace("_", "-") for name in given) + " are given" if given else "none is given"
             raise UsageError(f"give one of speedup, budget, max-drop and plan: {told}")
-        if self.speedup is not None and not self.speedup >= 1:
+        if self.speedup is not None and not 1 <= self.speedup < inf:
             raise UsageError(f"speedup = {self.speedup:g}: give how many times cheaper, from 1 on")
-        if self.budget is not None and not self.budget > 0:
+        if self.budget is not None and not 0 < self.budget < inf:
             raise UsageError(f"budget = {self.budget:g}: give a cost above 0 in the target's unit")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise UsageError(f"max-drop = {self.max_drop:g}: give points of accuracy, from 0 to 100")
@@ -92,10 +107,18 @@ class Job:
     """What the exact and the proven tier made of each cascade, before anything was fitted."""
     notes: tuple[str, ...] = ()
 
-    def closeness(self, student: Graph) -> Closeness:
-        """How close a student is on the held-out samples."""
+    def within(self, limits: Sequence[Limit], graph: Graph) -> tuple[Limit, ...]:
+        """The limits as the files of a result show them."""
+        if not limits:
+            return ()
+        places = np.arange(min(SIZED, self.held.count))
+        arrays = {name: np.asarray(tensor) for name, tensor in self.held.tensors(places).items()}
+        return within(limits, self.subject, graph, from_data(graph, arrays))
+
+    def closeness(self, student: Graph, seconds: float | None = None) -> Closeness:
+        """How close a student is on the held-out samples, on as many as there is time for."""
         labels = self.held.targets(np.arange(self.held.count))
-        return closeness(self.work.exact, student, self.held, self.work.outputs, labels)
+        return closeness(self.work.exact, student, self.held, self.work.outputs, labels, seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,27 +149,51 @@ def begin(
         FormatError: a model that cannot be read.
         UsageError: an option out of its domain, or data that does not fit.
     """
-    if seed < 0:
-        raise UsageError(f"seed = {seed}: give a whole number from 0 on")
+    found = checked_target(target, span, seed, progress)
+    return prepared(
+        Subject(*read_model(model, input_shape)), data, target=found, loss=loss, span=span, scaling=scaling, seed=seed,
+        cache=cache, options=options, input_range=input_range, progress=progress,
+    )
+
+
+def checked_target(target: str | Target, span: int, seed: int, progress: Progress | None) -> Target:
+    """The target, and that span and seed are in their domains.
+
+    Raises:
+        UsageError: they are not, or the target's costs do not add up.
+    """
+    check_seed(seed)
     if span < 1:
         raise UsageError(f"span = {span}: give how many layers a student may replace, from 1 on")
     found = resolved(target, progress)
     check_additive(found)
-    subject = Subject(*read_model(model, input_shape))
+    return found
+
+
+def prepared(
+    subject: Subject, data: object, *, target: Target, loss: str, span: int, scaling: Scaling | None, seed: int,
+    cache: Path | None = None, options: DistillOptions | None = None, input_range: InputRange | None = None,
+    progress: Progress | None = None,
+) -> Job:
+    """The same for a model that is read already.
+
+    Raises:
+        UsageError: data that does not fit.
+    """
     given = load_dataset(data, subject.graph, subject.from_native, scaling=scaling, cache=cache, least=16, seed=seed)
     told = warn_of_range(subject.graph, given)
     train, held = given.split(min(HELD_OUT, max(given.count // 5, 1)), seed)
     outputs = outputs_of(subject.graph, loss, given.labels is not None)
-    merged = find(subject, Options(found), Asked(input_range=input_range, seed=seed), progress)
-    work = Work(subject.graph, merged.graph, found, train.first(FIT), outputs, span, seed)
+    merged = find(subject, Options(target), Asked(input_range=input_range, seed=seed), progress)
+    work = Work(subject.graph, merged.graph, target, train.first(FIT), outputs, span, seed)
     return Job(subject, work, train, held, options or DistillOptions(), merged.cascades, (*given.notes, *told, *merged.notes))
 
 
 class Surveyed:
     """The survey of a job's model, made when it is first asked for.  `end`: when all has to be over, on the counter."""
 
-    def __init__(self, work: Work, end: float | None, progress: Progress) -> None:
-        self.work, self.end, self.progress = work, end, progress
+    def __init__(self, job: Job, end: float | None, progress: Progress) -> None:
+        self.job, self.work, self.end, self.progress = job, job.work, end, progress
 
     @cached_property
     def survey(self) -> Survey:
@@ -181,7 +228,10 @@ class Surveyed:
         """
         made = self.survey.plan(budget)
         graph = self._shaped(made) if limits else self.work.exact
-        while any(limit.over(graph) for limit in limits):
+        while limits:
+            limits = self.job.within(limits, graph)
+            if not any(limit.over(graph) for limit in limits):
+                break
             budget = min(budget, made.after) / CLOSER
             if self.work.before / budget > self.survey.most:
                 check_limits(limits, graph, "plan for this model")
@@ -200,6 +250,29 @@ class Surveyed:
         return exact_tier(graph, self.work.target)
 
 
+def check_reach(job: Job, limits: Sequence[Limit]) -> None:
+    """That no limit is below the cheapest that students could make of the model, before any is fitted.
+
+    Raises:
+        LimitError: one is; says what the cheapest would take.
+    """
+    graph = job.work.exact
+    check_floor(limits, graph)
+    for limit in limits:
+        target = limit.target
+        if isinstance(target, Measuring) or target.combine([Cost(1.0), Cost(1.0)]).value < 2.0:
+            continue
+        students = [(s, *(target.segment_cost(*run).value for run in (replaced(s.site), blank(s))))
+                    for s in proposals(graph, job.work.span)]
+        saving = largest_saving([
+            Option(frozenset(student.site.segment.nodes), before - after, 0.0) for student, before, after in students
+        ])
+        least = target.graph_cost(sized(graph)).value - saving
+        if least > limit.most:
+            raise LimitError(f"no plan for this model keeps the limit {target.name} = {limit.most:,.0f} {target.unit}: the"
+                             f" cheapest students would take {least:,.0f}; nothing was written")
+
+
 def swept(job: Job, survey: Survey, progress: Progress) -> tuple[FrontPoint, ...]:
     """The front of plans: what the fitted students lose at one speedup after the other, up to the largest there is."""
     points, speedup = [FrontPoint(job.work.target.graph_cost(job.work.exact).value, 0.0, words="exact merges alone")], 1.0
@@ -215,20 +288,36 @@ def swept(job: Job, survey: Survey, progress: Progress) -> tuple[FrontPoint, ...
     return tuple(points)
 
 
-def attempt(job: Job, plan: Plan, folder: RunFolder, distilled: bool, end: float | None, progress: Progress) -> Attempt:
-    """Carry a plan out.  `end`: when it has to be over, on the performance counter."""
-    student = job.work.student(plan, progress)
-    stages = {"fitted": job.closeness(student)}
+def attempt(
+    job: Job, plan: Plan, folder: RunFolder, distilled: bool, end: float | None, progress: Progress,
+    finish: Callable[[Graph], object] = lambda _: None,
+) -> Attempt:
+    """Carry a plan out.  `end`: when it has to be over, on the performance counter.  `finish`: what will be done with the
+    result; where there is an end it is done once with the student as it was fitted, to know how long it takes here and now."""
+    student = job.work.student(plan, progress, _share(end, FITTING))
+    began, judging = perf_counter(), _share(end, JUDGING)
+    stages = {"fitted": job.closeness(student, judging)}
     if not distilled or not plan.choices:
         return Attempt(plan, student, stages)
-    limit = None if end is None else max(end - perf_counter() - LAST, 1.0)
+    if end is None:
+        limit = None
+    else:
+        finish(student)
+        limit = end - perf_counter() - LATER * (perf_counter() - began) - LAST
+        if limit < LEAST:
+            return Attempt(plan, student, stages, notes=("the time limit left no time to distil; the student is as fitted",))
     found = distill(
         student, job.work.exact, job.train, replace(job.options, seed=job.work.seed), held=job.held, outputs=job.work.outputs,
         time_limit=limit, folder=folder.training, resume=folder.training is not None, progress=progress,
     )
     graph = exact_tier(found.graph, job.work.target)
-    stages["distilled"] = job.closeness(graph)
+    stages["distilled"] = job.closeness(graph, judging)
     return Attempt(plan, graph, stages, found, _curves(found), found.notes)
+
+
+def _share(end: float | None, share: float) -> float | None:
+    """Seconds that are a share of what is left."""
+    return None if end is None else share * max(end - perf_counter(), 0.0)
 
 
 def _curves(found: Distilled) -> tuple[Curve, ...]:

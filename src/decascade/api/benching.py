@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
-from decascade import __version__
 from decascade.api.common import InputShape, Progress, read_model, resolved
 from decascade.checking.models import Subject
 from decascade.cost import Target
@@ -15,6 +14,7 @@ from decascade.deploy.meters.ort import machine
 from decascade.deploy.tools import PACKAGES, version_of
 from decascade.errors import UsageError
 from decascade.report.facts.bench import BenchFacts
+from decascade.version import __version__
 
 ALWAYS = ("macs", "memory")
 """Counted in any case; they take no time."""

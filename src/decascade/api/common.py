@@ -45,9 +45,25 @@ def choice(name: str, value: str, valid: Sequence[str]) -> None:
         raise UsageError(f"{name} = {value!r}: give one of {', '.join(valid)}{nearest(value, valid)}")
 
 
+SEEDS = 2**32
+"""Random generators of all libraries take seeds below."""
+LONGEST = 365 * 24 * 3600.0
+"""Seconds that any limit of time may say."""
+
+
 def check_seed(seed: int) -> None:
-    if seed < 0:
-        raise UsageError(f"seed = {seed}: give a whole number from 0 on")
+    if not 0 <= seed < SEEDS:
+        raise UsageError(f"seed = {seed}: give a whole number from 0 on, below {SEEDS:,}")
+
+
+def check_seconds(name: str, value: float) -> None:
+    """That a time is one.
+
+    Raises:
+        UsageError: it is not above 0, no number, or longer than a year.
+    """
+    if not 0 < value <= LONGEST:
+        raise UsageError(f"{name} = {value:g}: give a number of seconds above 0, at most {LONGEST:.0f} (a year)")
 
 
 def read_model(model: object, input_shape: InputShape | None = None) -> tuple[Format, Document]:

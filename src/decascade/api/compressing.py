@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
-from decascade.api.attempts import SPAN, Attempt, Goal, Job, Surveyed, attempt, begin, searched, silent, swept
-from decascade.api.common import InputRange, InputShape, Progress
+from decascade.api.attempts import (
+    SPAN,
+    Attempt,
+    Goal,
+    Job,
+    Surveyed,
+    attempt,
+    begin,
+    check_reach,
+    checked_target,
+    prepared,
+    searched,
+    silent,
+    swept,
+)
+from decascade.api.common import InputRange, InputShape, Progress, check_seconds, read_model
 from decascade.api.compress_report import measures, memory_note, student_facts, student_rows, without
+from decascade.api.digests import data_digest, graph_digest, option_digest
 from decascade.api.finding import Found
 from decascade.api.limits import Given, Limit, check_limits, limits_of
 from decascade.api.merging import MergeResult
@@ -25,6 +41,7 @@ from decascade.compression.distill.train import Distilled, DistillOptions
 from decascade.compression.plan.choice import Plan
 from decascade.cost import Target
 from decascade.errors import UsageError, VerificationError
+from decascade.ir.graph import Graph
 from decascade.report.facts.parts import CompressionFacts, FrontPoint
 from decascade.report.facts.report import Report
 
@@ -65,7 +82,7 @@ def plan(
     goal = Goal(speedup, budget)
     job = begin(model, data, target=target, loss=loss, span=span, scaling=scaling, input_shape=input_shape, seed=seed,
                 input_range=input_range, progress=progress)
-    return Surveyed(job.work, None, progress or silent).planned(goal, RunFolder())
+    return Surveyed(job, None, progress or silent).planned(goal, RunFolder())
 
 
 def compress(
@@ -98,26 +115,47 @@ def compress(
     goal, limits = Goal(speedup, budget, max_drop, given), limits_of(limit, progress)
     if limits and max_drop is not None:
         raise UsageError("limits and max-drop do not go together: give a speedup (1 for none but the limits) or a budget")
-    if time_limit is not None and not time_limit > 0:
-        raise UsageError(f"time_limit = {time_limit:g}: give a number of seconds above 0")
-    folder = RunFolder.open(run, {**goal.asked(), "target": str(target), "loss": loss, "span": span, "seed": seed,
-                                  "input_range": input_range, **_asked(limits)}, remember)
-    job = begin(model, data, target=target, loss=loss, span=span, scaling=scaling, input_shape=input_shape, seed=seed,
-                cache=folder.cache, options=training, input_range=input_range, progress=told)
-    end = None if time_limit is None else start + time_limit
-    surveyed = Surveyed(job.work, end, told)
-    front = swept(job, surveyed.survey, told) if sweep else ()
-    if goal.max_drop is not None:
-        done = searched(job, surveyed, goal.max_drop, folder, distilled, told)
-    else:
-        done = attempt(job, given or surveyed.planned(goal, folder, limits), folder, distilled, end, told)
-    check_limits(limits, done.graph, "result of this plan")
-    native = job.subject.format.write(job.subject.document, done.graph)
+    if time_limit is not None:
+        check_seconds("time_limit", time_limit)
+    found = checked_target(target, span, seed, told)
+    subject = Subject(*read_model(model, input_shape))
+    asked = {**goal.asked(), "target": found.name, "loss": loss, "span": span, "seed": seed, "scaling": repr(scaling),
+             **_asked(limits), "model_digest": graph_digest(subject.graph), "data_digest": data_digest(data),
+             "input_range_digest": option_digest(input_range)}
+    with RunFolder.opened(run, asked, remember) as folder:
+        job = prepared(subject, data, target=found, loss=loss, span=span, scaling=scaling, seed=seed, cache=folder.cache,
+                       options=training, input_range=input_range, progress=told)
+        end = None if time_limit is None else start + time_limit
+        check_reach(job, limits)
+        surveyed = Surveyed(job, end, told)
+        front = swept(job, surveyed.survey, told) if sweep else ()
+        if goal.max_drop is not None:
+            done = searched(job, surveyed, goal.max_drop, folder, distilled, told)
+        else:
+            planned = given or surveyed.planned(goal, folder, limits)
+            done = attempt(job, planned, folder, distilled, end, told, partial(_finished, job, limits, verify, silent))
+        native, limits = _finished(job, limits, verify, told, done.graph)
+        report = _report(job, done, front, surveyed, start)
+        report = replace(report, notes=(*report.notes, *(limit.note(done.graph) for limit in limits)))
+        form, source = job.subject.format, job.subject.document.source
+        return CompressResult(native, report, form, source, plan=done.plan, attempt=done, run=folder)
+
+
+def _finished(
+    job: Job, limits: Sequence[Limit], verify: bool, progress: Progress, graph: Graph
+) -> tuple[object, tuple[Limit, ...]]:
+    """The native model of a student, checked, and the limits as its file shows them.
+
+    Raises:
+        LimitError: they are not kept.
+        VerificationError: the native model is not the student.
+    """
+    held = job.within(limits, graph)
+    check_limits(held, graph, "result of this plan")
+    native = job.subject.format.write(job.subject.document, graph)
     if verify:
-        _check(job, done, native, told)
-    report = _report(job, done, front, surveyed, start)
-    form, source = job.subject.format, job.subject.document.source
-    return CompressResult(native, report, form, source, plan=done.plan, attempt=done, run=folder)
+        _check(job, graph, native, progress)
+    return native, held
 
 
 def _asked(limits: tuple[Limit, ...]) -> dict[str, dict[str, float]]:
@@ -140,13 +178,13 @@ def _report(job: Job, done: Attempt, front: tuple[FrontPoint, ...], surveyed: Su
     return replace(report, compression=compression, measures=measures(done.stages, unit))
 
 
-def _check(job: Job, done: Attempt, native: object, progress: Progress) -> None:
+def _check(job: Job, graph: Graph, native: object, progress: Progress) -> None:
     """That the native model is the student that was trained: both read as graphs and run on held-out samples."""
     subject, rng = job.subject, np.random.default_rng(job.work.seed)
-    student = Subject(subject.format, replace(subject.document, graph=done.graph, native=native))
+    student = Subject(subject.format, replace(subject.document, graph=graph, native=native))
     places = np.arange(min(CHECKED, job.held.count))
     arrays = {name: np.asarray(tensor) for name, tensor in job.held.tensors(places).items()}
-    chosen = with_data(student, from_data(done.graph, arrays))
+    chosen = with_data(student, from_data(graph, arrays))
     facts = compare(student, Subject(subject.format, subject.format.read(native)), chosen, rng, progress)
     if not facts.same:
         raise VerificationError(f"the written model is {facts.complaint} (please report this); nothing was written")

@@ -5,36 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.cost import TARGETS, Target
 from decascade.cost.count import parameters
 from decascade.cost.macs import Macs
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import (
-    Activation,
-    Add,
-    Affine,
-    BiasMap,
-    Concat,
-    Dense,
-    Flatten,
-    Foreign,
-    GlobalPool,
-    Op,
-    Pad,
-    Pool,
-    Select,
-    Slice,
-    Upsample,
-)
+from decascade.ir.ops.traits import words
 from decascade.regions.merge import Cascade
 from decascade.report.facts.parts import GraphFacts, NodeFacts, Size
-
-PLAIN: dict[type, str] = {
-    Affine: "scale and shift", Flatten: "flatten", Pad: "padding", Add: "sum", Concat: "concatenation",
-    Select: "channel selection", Slice: "crop", Upsample: "upsampling", BiasMap: "constant map",
-}
-"""Operations whose fields need no words."""
 
 
 def graph_facts(before: Graph, after: Graph, cascades: Sequence[Cascade], target: Target) -> GraphFacts:
@@ -94,45 +71,4 @@ def _shape(graph: Graph, name: str) -> tuple[Size, ...] | None:
 
 def kind(node: Node) -> str:
     """The operation in words: "depthwise 3x3 convolution, stride 2"."""
-    op: Op = node.op
-    match op:
-        case Conv() | ConvTranspose():
-            return _convolution(op)
-        case Dense():
-            return f"dense {op.layer.in_channels} to {op.layer.out_channels}"
-        case Pool():
-            return f"{'average' if op.kind == 'avg' else 'max'} pool {_times(op.kernel)}{_more('stride', op.stride)}"
-        case GlobalPool():
-            return f"global {'average' if op.kind == 'avg' else 'max'} pool"
-        case Activation():
-            return _activation(op)
-        case Foreign():
-            return op.kind
-        case _:
-            return PLAIN.get(type(op), type(op).__name__.lower())
-
-
-def _convolution(op: Conv | ConvTranspose) -> str:
-    depthwise = op.groups > 1 and op.groups == op.in_channels
-    groups = f", {op.groups} groups" if op.groups > 1 and not depthwise else ""
-    what = "transposed convolution" if isinstance(op, ConvTranspose) else "convolution"
-    words = f"{'depthwise ' if depthwise else ''}{_times(op.kernel)} {what}".strip()
-    return f"{words}{_more('stride', op.stride)}{_more('dilation', op.dilation)}{groups}"
-
-
-def _activation(op: Activation) -> str:
-    if op.kind == "clip":
-        lo, hi = op.params[:2]
-        return "relu6" if (lo, hi) == (0, 6) else f"clip {lo:g} to {hi:g}"
-    return op.kind.replace("_", " ")
-
-
-def _times(sizes: Sequence[int]) -> str:
-    return "x".join(map(str, sizes))
-
-
-def _more(name: str, sizes: Sequence[int]) -> str:
-    """", stride 2", or nothing where all are 1."""
-    if all(n == 1 for n in sizes):
-        return ""
-    return f", {name} {sizes[0] if len(set(sizes)) == 1 else _times(sizes)}"
+    return words(node.op)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.api.common import InputRange, Progress, check_seed, choice
+from decascade.api.common import InputRange, Progress, check_seconds, check_seed, choice
 from decascade.bounds import Box, Certificate, prove
 from decascade.bounds.observe import observe
 from decascade.checking.data import check_samples, load_data
@@ -42,8 +42,7 @@ class Asked:
     guard: bool = False
 
     def __post_init__(self) -> None:
-        if not self.prove_seconds > 0:
-            raise UsageError(f"prove_seconds = {self.prove_seconds:g}: give a number of seconds above 0")
+        check_seconds("prove_seconds", self.prove_seconds)
         check_seed(self.seed)
         choice("tier", self.wanted, ("exact", "proven", "observed"))
         if self.wanted == "proven" and self.input_range is None:
@@ -97,8 +96,29 @@ class Found:
                              3 / samples if samples else None)
 
 
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known of a model before anything is decided under a target: proofs and what data shows, made once."""
+
+    limits: Ranges
+    box: Box | None = None
+    data: tuple[Batch, ...] = ()
+    proofs: Certificate | None = None
+    sights: Certificate | None = None
+    notes: tuple[str, ...] = ()
+
+
 def find(subject: Subject, options: Options, asked: Asked, progress: Progress | None) -> Found:
     """Every cascade of the model and what becomes of it.
+
+    Raises:
+        UsageError: a range or data that do not fit the model, or data outside the range.
+    """
+    return find_on(subject, options, evidence(subject, asked, progress), progress)
+
+
+def evidence(subject: Subject, asked: Asked, progress: Progress | None) -> Evidence:
+    """The proofs over the range, and what is linear on the data, as the tier asks for.
 
     Raises:
         UsageError: a range or data that do not fit the model, or data outside the range.
@@ -113,15 +133,22 @@ def find(subject: Subject, options: Options, asked: Asked, progress: Progress | 
     if box is not None and data:
         check_inside(list(data), box)
     if asked.wanted == "exact":
-        merged, cascades = merge_graph(graph, options, progress)
-        return Found(merged, graph, cascades, limits, box, data, notes=notes)
+        return Evidence(limits, box, data, notes=notes)
     seconds, seed = asked.prove_seconds, asked.seed
     proofs = None if box is None else prove(graph, box, seconds, _joined(data), progress, seed, thorough=False)
-    sights = observe(graph, data, progress) if asked.wanted == "observed" else None
-    found = merge_with(graph, proofs, options, progress, sights)
-    certificates = tuple(c for c in (proofs, sights) if c is not None)
-    told = tuple(note for c in certificates for note in c.notes)
-    return Found(found.graph, found.reference, found.cascades, limits, box, data, found.claims, certificates, (*notes, *told))
+    return Evidence(limits, box, data, proofs, observe(graph, data, progress) if asked.wanted == "observed" else None, notes)
+
+
+def find_on(subject: Subject, options: Options, known: Evidence, progress: Progress | None) -> Found:
+    """Every cascade of the model and what becomes of it under a target, given what is known."""
+    graph, certificates = subject.graph, tuple(c for c in (known.proofs, known.sights) if c is not None)
+    if not certificates:
+        merged, cascades = merge_graph(graph, options, progress)
+        return Found(merged, graph, cascades, known.limits, known.box, known.data, notes=known.notes)
+    found = merge_with(graph, known.proofs, options, progress, known.sights)
+    notes = (*known.notes, *(note for c in certificates for note in c.notes))
+    return Found(found.graph, found.reference, found.cascades, known.limits, known.box, known.data, found.claims, certificates,
+                 notes)
 
 
 def samples_of(subject: Subject, data: object) -> list[Batch]:

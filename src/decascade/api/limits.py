@@ -1,15 +1,23 @@
-"""Hard limits: the cheapest result under the target whose memory, flash, or any other cost stays below a number."""
+"""Hard limits: the cheapest result under the target whose memory, flash, or any other cost stays below a number.
+
+What `flash` counts, weights, scales and biases, steers the search; what it promises is the size of the file, which is made.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
+
+import numpy as np
 
 from decascade.api.common import Progress, resolved
-from decascade.api.finding import Asked, Found, find
+from decascade.api.finding import Asked, Found, evidence, find_on
 from decascade.checking.models import Subject
+from decascade.checking.samples import DEFAULT, Batch, batches
 from decascade.cost import Cost, Target
+from decascade.cost.count import bytes_of
 from decascade.cost.weighted import Weighted
 from decascade.errors import LimitError, UsageError
 from decascade.ir.graph import Graph
@@ -22,20 +30,53 @@ FACTOR = 4.0
 Given = Mapping[str, float] | Sequence[str]
 
 
+FILES = {"flash": "the int8 TFLite file", "flash:float": "the float32 TFLite file"}
+"""Targets whose limit is the size of a file, and which."""
+MEANT = {
+    "memory": " of activations in float32, which is no device's RAM (--limit tflm=SIZE measures the arena of the int8 file)",
+}
+
+
 @dataclass(frozen=True)
 class Limit:
-    """A cost of the whole result that may not be exceeded."""
+    """A cost of the whole result that may not be exceeded.  `beyond`: what the file of a result was last measured to take on
+    top of what the target counts.  `unmeasured`: why no file could be made."""
 
     target: Target
     most: float
+    beyond: float | None = None
+    unmeasured: str = ""
+
+    def cost(self, graph: Graph) -> float:
+        return self.target.graph_cost(sized(graph)).value + (self.beyond or 0.0)
 
     def over(self, graph: Graph) -> float:
         """By how much a graph exceeds it; 0 where it does not."""
-        return max(self.target.graph_cost(sized(graph)).value - self.most, 0.0)
+        return max(self.cost(graph) - self.most, 0.0)
 
     def told(self, graph: Graph) -> str:
-        cost = self.target.graph_cost(sized(graph)).value
-        return f"{self.target.name} {cost:,.0f} of {self.most:,.0f} {self.target.unit}"
+        file = FILES.get(self.target.name)
+        meant = MEANT.get(self.target.name, "") if file is None else (
+            f" of {file}" if self.beyond is not None else f" of weights, scales and biases alone, without the rest of {file}")
+        return f"{self.target.name} {self.cost(graph):,.0f} of {self.most:,.0f} {self.target.unit}{meant}"
+
+    def measured(self, subject: Subject, batches: Sequence[Batch]) -> Limit:
+        """The limit as the file of a result shows it; the same where none is made of it."""
+        if self.target.name not in FILES or self.unmeasured:
+            return self
+        from decascade.deploy.tflite.size import file_bytes
+
+        try:
+            size = file_bytes(subject, batches, self.target.name == "flash")
+        except UsageError as error:
+            return replace(self, beyond=None, unmeasured=str(error))
+        return replace(self, beyond=size - self.target.graph_cost(sized(subject.graph)).value)
+
+    def note(self, graph: Graph) -> str:
+        """What is to be said of a limit that is kept."""
+        if self.unmeasured:
+            return f"limit kept, not measured: {self.told(graph)}, which can be larger: {self.unmeasured}"
+        return f"limit kept{', measured' if self.beyond is not None else ''}: {self.told(graph)}"
 
 
 def limits_of(given: Given | None, progress: Progress | None = None) -> tuple[Limit, ...]:
@@ -59,7 +100,7 @@ def _split(text: str) -> tuple[str, float]:
 
 
 def _positive(name: str, most: float) -> float:
-    if not most > 0:
+    if not 0 < most < inf:
         raise UsageError(f"limit {name} = {most:g}: give a number above 0")
     return float(most)
 
@@ -85,19 +126,51 @@ def find_within(
     Raises:
         LimitError: no result keeps them all; says how near the nearest comes.
     """
-    found = find(subject, options, asked, progress)
-    weights = [0.0] * len(limits)
+    check_floor(limits, subject.graph)
+    known = evidence(subject, asked, progress)
+    found = find_on(subject, options, known, progress)
+    weights, held = [0.0] * len(limits), list(batches(subject.graph, 8, DEFAULT, np.random.default_rng(asked.seed)))
     nearest, step = found, 0
-    while any(limit.over(found.graph) for limit in limits):
+    while True:
+        limits = within(limits, subject, found.graph, known.data or held)
+        if not any(limit.over(found.graph) for limit in limits):
+            return replace(found, notes=(*found.notes, *(limit.note(found.graph) for limit in limits)))
         if step == STEPS:
             check_limits(limits, nearest.graph, "exact rewrite of this model")
         base = max(options.target.graph_cost(sized(subject.graph)).value, 1.0)
         weights = [_raised(weight, limit, found.graph, base) for weight, limit in zip(weights, limits, strict=True)]
         terms = [(1.0, options.target), *((w, limit.target) for w, limit in zip(weights, limits, strict=True) if w)]
-        found = find(subject, replace(options, target=Weighted(terms)), asked, progress)
+        found = find_on(subject, replace(options, target=Weighted(terms)), known, progress)
         found = replace(found, cascades=tuple(_in_own_units(c) for c in found.cascades))
-        nearest, step = min(nearest, found, key=lambda f: sum(limit.over(f.graph) / limit.most for limit in limits)), step + 1
-    return found
+        nearest, step = _nearer(nearest, found, limits), step + 1
+
+
+def within(limits: Sequence[Limit], subject: Subject, graph: Graph, samples: Sequence[Batch]) -> tuple[Limit, ...]:
+    """The limits as the files of a result show them, which are made where all is kept by what is counted."""
+    if any(limit.over(graph) for limit in limits) or not any(limit.target.name in FILES for limit in limits):
+        return tuple(limits)
+    document = replace(subject.document, graph=graph, native=subject.format.write(subject.document, graph))
+    result = Subject(subject.format, document)
+    return tuple(limit.measured(result, samples) for limit in limits)
+
+
+def check_floor(limits: Sequence[Limit], graph: Graph) -> None:
+    """That no limit is below what every model with these inputs and outputs takes.
+
+    Raises:
+        LimitError: one is.
+    """
+    for limit in limits:
+        if limit.target.name == "memory":
+            tensors = sized(graph).tensors
+            least = max(sum(bytes_of(tensors[name]) for name in names) for names in (graph.inputs, graph.outputs))
+            if limit.most < least:
+                raise LimitError(f"no model keeps the limit memory = {limit.most:,.0f} bytes: its inputs or outputs alone take"
+                                 f" {least:,.0f}{MEANT['memory']}; nothing was written")
+
+
+def _nearer(one: Found, other: Found, limits: Sequence[Limit]) -> Found:
+    return min(one, other, key=lambda found: sum(limit.over(found.graph) / limit.most for limit in limits))
 
 
 def _raised(weight: float, limit: Limit, graph: Graph, base: float) -> float:

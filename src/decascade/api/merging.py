@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from decascade.api.common import Border, InputRange, InputShape, Policy, Progress, merge_options, read_model
-from decascade.api.finding import Asked, Found, Tier, seals_of
+from decascade.api.finding import Asked, Found, Tier, find, seals_of
 from decascade.api.limits import Given, find_within, limits_of
 from decascade.api.places import check_output
 from decascade.api.reporting import cascade_facts, make_report
@@ -90,7 +90,8 @@ def merge(
     asked = Asked(tier, input_range, data, prove_seconds, seed, guard)
     subject = Subject(*read_model(model, input_shape))
     form, document = subject.format, subject.document
-    found = find_within(subject, options, asked, limits_of(limit, progress), progress)
+    limits = limits_of(limit, progress)
+    found = find_within(subject, options, asked, limits, progress) if limits else find(subject, options, asked, progress)
     graph = found.graph if not guard or found.box is None else guarded(found.graph, found.box)
     seal = found.seal(subject, graph.outputs[-1] if guard else "")
     native = form.write(document, graph)

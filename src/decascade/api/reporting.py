@@ -7,7 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 from typing import Literal
 
-from decascade import __version__
 from decascade.api.drawing import graph_facts
 from decascade.api.finding import Found
 from decascade.checking.models import Subject
@@ -16,14 +15,13 @@ from decascade.cost import Cost, Target
 from decascade.cost.measured import Measured
 from decascade.formats.base import Format
 from decascade.ir.graph import Graph
-from decascade.ir.ops import Conv, ConvTranspose, Dense
+from decascade.ir.ops.traits import layer_of
 from decascade.regions.merge import NOMINAL, Cascade, sized
 from decascade.report.facts.report import CascadeFacts, CostFacts, ErrorFacts, Layers, Report, VerificationFacts
+from decascade.version import __version__
 
 PACKAGES = {"onnx": ("onnx", "onnx-ir", "onnxruntime"), "keras": ("keras", "tensorflow-cpu", "tensorflow"), "torch": ("torch",)}
 """Whose versions a report names."""
-KERNELS = (Conv, ConvTranspose, Dense)
-"""What a report counts as a layer."""
 
 
 def cascade_facts(cascade: Cascade, unit: str, error: ErrorFacts | None) -> CascadeFacts:
@@ -43,7 +41,7 @@ def make_report(
 ) -> Report:
     """The report of one command, which began when the performance counter said `start`."""
     document, before, after = subject.document, sized(subject.graph), sized(found.graph)
-    counts = [sum(isinstance(n.op, KERNELS) for n in g.nodes) for g in (before, after)]
+    counts = [sum(layer_of(n.op) is not None for n in g.nodes) for g in (before, after)]
     extra = corrections(found.graph, found.cascades)
     sizes = f"sizes that the model leaves open are costed as {NOMINAL}"
     notes = (*document.notes, *([sizes] if open_sizes(subject.graph) else []), *found.notes)
@@ -74,7 +72,7 @@ def discrepancy(cost: CostFacts, cascades: Sequence[Cascade]) -> tuple[str, ...]
 
 def corrections(graph: Graph, cascades: Sequence[Cascade]) -> int:
     """Small convolutions of the merged graph that only correct the border of a merged one."""
-    kernels = {n.name for n in graph.nodes if isinstance(n.op, KERNELS)}
+    kernels = {n.name for n in graph.nodes if layer_of(n.op) is not None}
     return sum(max(len(kernels.intersection(c.added)) - 1, 0) for c in cascades if c.border == "ring")
 
 

@@ -18,11 +18,11 @@ from decascade.cost.count import macs, parameters
 from decascade.cost.folding import folded
 from decascade.cost.layers import layer_text, standalone
 from decascade.cost.macs import Macs
-from decascade.cost.table import FOLDED
 from decascade.deploy.meters.tflite import tflite_of
 from decascade.deploy.onnx.model import onnx_of
 from decascade.errors import OutputError, UsageError
 from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.ops.traits import joins_neighbours
 from decascade.output import Item, write_all
 from decascade.regions.merge import Options, merge_graph
 
@@ -43,7 +43,7 @@ class Listing:
     def segment_cost(self, nodes: Sequence[Node], tensors: Mapping[str, Tensor]) -> Cost:
         total = 0.0
         for node in nodes:
-            if not isinstance(node.op, FOLDED):
+            if not joins_neighbours(node.op):
                 known = self.layers.get(layer_text(node, tensors))
                 if known is None or (node.origin and not known[0].origin):
                     self.layers[layer_text(node, tensors)] = (node, tensors)

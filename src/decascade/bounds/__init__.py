@@ -2,6 +2,6 @@
 
 from decascade.bounds.box import Box
 from decascade.bounds.certificate import ActivationRecord, Certificate, Status
-from decascade.bounds.prove.driver import prove
+from decascade.bounds.driver import prove
 
 __all__ = ["ActivationRecord", "Box", "Certificate", "Status", "prove"]

@@ -7,35 +7,40 @@ They keep their precision: float64 for bounds, float32 where a gradient is enoug
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.bounds.forward import column, convolve, pool_count, taps
 from decascade.errors import CannotInterpret
+from decascade.ir.interpret import evaluate
 from decascade.ir.ops import (
+    Activation,
     Add,
     Affine,
     BiasMap,
     Concat,
     Dense,
     Flatten,
+    Foreign,
     GlobalPool,
     Identity,
     Op,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
 )
+from decascade.ir.ops.table import Table
+from decascade.ir.ops.traits import is_linear, moves_values
+from decascade.typing import Reals
 
-Reals = NDArray[np.floating[Any]]
 Window = tuple[tuple[int, int], ...]
 Size = tuple[int, ...]
 
@@ -87,32 +92,56 @@ def pull(op: Op, form: Form, sizes: Sequence[tuple[int, ...]]) -> tuple[list[For
     Raises:
         CannotInterpret: not a linear operation.
     """
+    rule = PULL.get(op)
+    if rule is None:
+        raise CannotInterpret(f"{type(op).__name__} is not linear")
+    return rule(op, form, sizes)
+
+
+def can_pull(op: Op) -> bool:
+    """Whether the operation is linear and known here, so that `pull` traces a form through it exactly."""
+    return is_linear(op) and op in PULL
+
+
+Sizes = Sequence[tuple[int, ...]]
+Pulled = tuple[list[Form], Reals | float]
+
+
+def _through_conv(op: Conv, form: Form, sizes: Sizes) -> Pulled:
+    return [_conv(op, form, sizes[0][1:])], _constant(op.bias64, form.coefficients)
+
+
+def _through_transpose(op: ConvTranspose, form: Form, sizes: Sizes) -> Pulled:
+    return [_transpose(op, form, sizes[0][1:])], _constant(op.bias64, form.coefficients)
+
+
+def _through_affine(op: Affine, form: Form, _: Sizes) -> Pulled:
+    a = form.coefficients
+    return [Form(a * column(op.scale.astype(a.dtype), a.ndim), form.window)], _constant(op.shift, a)
+
+
+def _through_bias_map(op: BiasMap, form: Form, sizes: Sizes) -> Pulled:
+    a = form.coefficients
+    values = np.broadcast_to(op.values.astype(a.dtype), sizes[0])[form.where]
+    return [form], np.tensordot(values, a, values.ndim)
+
+
+def _through_add(op: Add, form: Form, sizes: Sizes) -> Pulled:
+    signs = op.signs or (1,) * len(sizes)
+    return [form if s > 0 else Form(-form.coefficients, form.window) for s in signs], 0.0
+
+
+def _through_identity(_: Identity, form: Form, __: Sizes) -> Pulled:
+    return [form], 0.0
+
+
+def _through_global_pool(op: GlobalPool, form: Form, sizes: Sizes) -> Pulled:
     a, size = form.coefficients, sizes[0][1:]
-    match op:
-        case Conv():
-            return [_conv(op, form, size)], _constant(op.bias64, a)
-        case ConvTranspose():
-            return [_transpose(op, form, size)], _constant(op.bias64, a)
-        case Dense():
-            return _dense(op, form, size)
-        case Affine():
-            return [Form(a * column(op.scale.astype(a.dtype), a.ndim), form.window)], _constant(op.shift, a)
-        case BiasMap():
-            values = np.broadcast_to(op.values.astype(a.dtype), sizes[0])[form.where]
-            return [form], np.tensordot(values, a, values.ndim)
-        case Add():
-            signs = op.signs or (1,) * len(sizes)
-            return [form if s > 0 else Form(-a, form.window) for s in signs], 0.0
-        case Identity():
-            return [form], 0.0
-        case Pool():
-            return [_pool(op, form, size)], 0.0
-        case GlobalPool():
-            spread = a if op.keepdims else a.reshape(a.shape[0], *(1,) * len(size), a.shape[-1])
-            full = np.broadcast_to(spread / prod(size), (a.shape[0], *size, a.shape[-1]))
-            return [Form(np.array(full), whole(size))], 0.0
-        case _:
-            return _moved(op, form, sizes)
+    if op.kind != "avg":
+        raise CannotInterpret("a maximum is not linear")
+    spread = a if op.keepdims else a.reshape(a.shape[0], *(1,) * len(size), a.shape[-1])
+    full = np.broadcast_to(spread / prod(size), (a.shape[0], *size, a.shape[-1]))
+    return [Form(np.array(full), whole(size))], 0.0
 
 
 def _constant(values: Reals, a: Reals) -> Reals:
@@ -173,8 +202,8 @@ def _transpose(op: ConvTranspose, form: Form, size: Size) -> Form:
     return Form(out.reshape(op.in_channels, *count, rows), tuple(window))
 
 
-def _dense(op: Dense, form: Form, size: Size) -> tuple[list[Form], Reals]:
-    a = form.coefficients
+def _dense(op: Dense, form: Form, sizes: Sizes) -> Pulled:
+    a, size = form.coefficients, sizes[0][1:]
     weight = op.layer.weight.astype(a.dtype)
     if a.ndim == 2:
         return [Form(weight.T @ a, ())], op.layer.bias64 @ a
@@ -184,8 +213,8 @@ def _dense(op: Dense, form: Form, size: Size) -> tuple[list[Form], Reals]:
     return [Form(back, (*form.window[:-1], (0, size[-1])))], bias
 
 
-def _pool(op: Pool, form: Form, size: Size) -> Form:
-    a = form.coefficients
+def _pool(op: Pool, form: Form, sizes: Sizes) -> Pulled:
+    a, size = form.coefficients, sizes[0][1:]
     if op.kind != "avg":
         raise CannotInterpret("a maximum is not linear")
     at = tuple(slice(p, q) for p, q in form.window)
@@ -196,49 +225,57 @@ def _pool(op: Pool, form: Form, size: Size) -> Form:
     for _, window in taps(op.kernel, op.stride, op.dilation, count):
         buffer[(slice(None), *window)] += a
     starts = [w[0] * s - p[0] for w, s, p in zip(form.window, op.stride, op.padding, strict=True)]
-    return clipped(buffer, starts, size)
+    return [clipped(buffer, starts, size)], 0.0
 
 
-def _moved(op: Op, form: Form, sizes: Sequence[tuple[int, ...]]) -> tuple[list[Form], Reals | float]:
-    a, size, rows = form.coefficients, sizes[0][1:], form.coefficients.shape[-1]
-    match op:
-        case Flatten():
-            order = sizes[0] if op.order == "channels_first" else (*size, sizes[0][0])
-            back = a.reshape(*order, rows)
-            return [Form(back if op.order == "channels_first" else np.moveaxis(back, -2, 0), whole(size))], 0.0
-        case Select():
-            back = np.zeros((sizes[0][0], *a.shape[1:]), a.dtype)
-            np.add.at(back, op.indices, a)
-            return [Form(back, form.window)], 0.0
-        case Slice():
-            window = tuple((p + op.start, q + op.start) if i == op.axis - 2 else (p, q) for i, (p, q) in enumerate(form.window))
-            return [Form(a, window)], 0.0
-        case Upsample():
-            return [_upsample(op, form)], 0.0
-        case Pad():
-            return _pad(op, form, sizes[0])
-        case Concat():
-            return _concat(op, form, sizes), 0.0
-        case _:
-            raise CannotInterpret(f"{type(op).__name__} is not linear")
+def _flatten(op: Flatten, form: Form, sizes: Sizes) -> Pulled:
+    a, size = form.coefficients, sizes[0][1:]
+    order = sizes[0] if op.order == "channels_first" else (*size, sizes[0][0])
+    back = a.reshape(*order, a.shape[-1])
+    return [Form(back if op.order == "channels_first" else np.moveaxis(back, -2, 0), whole(size))], 0.0
 
 
-def _upsample(op: Upsample, form: Form) -> Form:
+def _select(op: Select, form: Form, sizes: Sizes) -> Pulled:
+    back = np.zeros((sizes[0][0], *form.coefficients.shape[1:]), form.coefficients.dtype)
+    np.add.at(back, op.indices, form.coefficients)
+    return [Form(back, form.window)], 0.0
+
+
+def _slice(op: Slice, form: Form, _: Sizes) -> Pulled:
+    window = tuple((p + op.start, q + op.start) if i == op.axis - 2 else (p, q) for i, (p, q) in enumerate(form.window))
+    return [Form(form.coefficients, window)], 0.0
+
+
+def _scattered(op: Op, form: Form, sizes: Sizes) -> Pulled:
+    """Any operation that only moves values: it is run on numbered entries, and each coefficient goes back to the entry that
+    its own came from."""
+    counts = [prod(size) for size in sizes]
+    starts = [sum(counts[:i]) for i in range(len(counts))]
+    numbered = [np.arange(s, s + n).reshape(1, *size) for s, n, size in zip(starts, counts, sizes, strict=True)]
+    source = evaluate(op, numbered)[0][0][form.where]
+    rows = form.coefficients.shape[-1]
+    back = np.zeros((sum(counts), rows), form.coefficients.dtype)
+    np.add.at(back, source.reshape(-1), form.coefficients.reshape(-1, rows))
+    parts = np.split(back, starts[1:])
+    return [Form(part.reshape(*size, rows), whole(size[1:])) for part, size in zip(parts, sizes, strict=True)], 0.0
+
+
+def _upsample(op: Upsample, form: Form, _: Sizes) -> Pulled:
     a, window = form.coefficients, list[tuple[int, int]]()
     for axis, (f, (p, q)) in enumerate(zip(op.factor, form.window, strict=True), start=1):
         owner = np.arange(p, q) // f
         starts = np.flatnonzero(np.diff(owner, prepend=owner[:1] - 1))
         a = np.add.reduceat(a, starts, axis) if len(owner) else a
         window.append((p // f, (q - 1) // f + 1) if q > p else (0, 0))
-    return Form(a, tuple(window))
+    return [Form(a, tuple(window))], 0.0
 
 
-def _pad(op: Pad, form: Form, size: tuple[int, ...]) -> tuple[list[Form], Reals]:
+def _pad(op: Pad, form: Form, sizes: Sizes) -> Pulled:
     a, before = form.coefficients, op.channels[0]
     total = a.sum(axis=tuple(range(a.ndim - 1)))
     starts = [w[0] - p[0] for w, p in zip(form.window, op.pads, strict=True)]
     kept = a[max(before, 0) : a.shape[0] - max(op.channels[1], 0)]
-    inner = clipped(kept, starts, size[1:])
+    inner = clipped(kept, starts, sizes[0][1:])
     inside = inner.coefficients.sum(axis=tuple(range(a.ndim - 1)))
     if before < 0 or op.channels[1] < 0:
         lost = [(max(-before, 0), max(-op.channels[1], 0))] + [(0, 0)] * (a.ndim - 1)
@@ -246,7 +283,7 @@ def _pad(op: Pad, form: Form, size: tuple[int, ...]) -> tuple[list[Form], Reals]
     return [inner], op.value * (total - inside)
 
 
-def _concat(op: Concat, form: Form, sizes: Sequence[tuple[int, ...]]) -> list[Form]:
+def _concat(op: Concat, form: Form, sizes: Sizes) -> Pulled:
     a, found, start = form.coefficients, list[Form](), 0
     for size in sizes:
         if op.axis == 1:
@@ -261,4 +298,25 @@ def _concat(op: Concat, form: Form, sizes: Sequence[tuple[int, ...]]) -> list[Fo
             window = tuple((lo - start, hi - start) if k == i else w for k, w in enumerate(form.window))
             found.append(Form(a[tuple(cut)], window))
         start += size[op.axis - 1]
-    return found
+    return found, 0.0
+
+
+Pull = Callable[[Any, Form, Sizes], Pulled]
+
+
+def _by_traits(op: Op) -> Pull | None:
+    return _scattered if moves_values(op) else None
+
+
+PULL: Table[Pull] = Table(
+    "linear forms traced back",
+    {
+        Conv: _through_conv, ConvTranspose: _through_transpose, Dense: _dense, Affine: _through_affine,
+        BiasMap: _through_bias_map, Add: _through_add, Identity: _through_identity, Pool: _pool,
+        GlobalPool: _through_global_pool, Flatten: _flatten, Select: _select, Slice: _slice, Upsample: _upsample, Pad: _pad,
+        Concat: _concat,
+    },
+    {**dict.fromkeys((Activation, Product), "not linear"), Foreign: "nothing is known of it"},
+    _by_traits,
+)
+"""A form on what has no rule is bounded by the values that the tensor may take."""

@@ -9,20 +9,40 @@ or coarser aside: enough for m/n up to 2^19.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.bounds.adjoint import Form, Window, clipped, merged, pull
-from decascade.bounds.forward import fit, is_linear, taps
+from decascade.bounds.adjoint import Form, Window, can_pull, clipped, merged, pull
+from decascade.bounds.forward import fit, taps
 from decascade.bounds.interval import Bounds
 from decascade.bounds.regimes import Lines, enclose
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Activation, GlobalPool, Pool
-
-F64 = NDArray[np.float64]
+from decascade.ir.ops import (
+    Activation,
+    Add,
+    Affine,
+    BiasMap,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Flatten,
+    Foreign,
+    GlobalPool,
+    Identity,
+    Pad,
+    Pool,
+    Product,
+    Select,
+    Slice,
+    Upsample,
+)
+from decascade.ir.ops.table import Table
+from decascade.ir.ops.traits import is_element_wise
+from decascade.typing import F64
 
 
 @dataclass(eq=False)
@@ -53,18 +73,15 @@ class Tracer:
                 continue
             form = forms.pop(node.output)
             total -= self._error(node.output, form)
-            if is_linear(node.op):
+            relaxed = None if can_pull(node.op) else RELAXED.get(node.op)
+            if can_pull(node.op):
                 back, constant = pull(node.op, form, [self.shape(n) for n in node.inputs])
-                total += constant
-            elif isinstance(node.op, Activation) and node.op.kind != "softmax":
-                back, constant = self._through(node, form)
-                total += constant
-            elif isinstance(node.op, (Pool, GlobalPool)):
-                back, constant = self._maximum(node, form)
-                total += constant
+            elif relaxed is not None and (found := relaxed(self, node, form)) is not None:
+                back, constant = found
             else:
                 total += self._concrete(node.output, form)
                 continue
+            total += constant
             for source, part in zip(node.inputs, back, strict=True):
                 forms[source] = merged(forms[source], part) if source in forms else part
         for source, form in forms.items():
@@ -90,14 +107,16 @@ class Tracer:
             self.lines[node.name] = enclose(node.op, source.lo, source.hi)
         return self.lines[node.name]
 
-    def _through(self, node: Node, form: Form) -> tuple[list[Form], F64]:
+    def through(self, node: Node, form: Form) -> tuple[list[Form], F64] | None:
+        if not is_element_wise(node.op):
+            return None
         lines, a = self.lines_of(node), form.coefficients
         plus, minus = np.maximum(a, 0), np.minimum(a, 0)
         at = form.where
         back = plus * lines.low_slope[at][..., None] + minus * lines.high_slope[at][..., None]
         return [Form(back, form.window)], _dot(plus, lines.low[at]) + _dot(minus, lines.high[at])
 
-    def _maximum(self, node: Node, form: Form) -> tuple[list[Form], F64]:
+    def maximum(self, node: Node, form: Form) -> tuple[list[Form], F64]:
         """Below a maximum is its entry with the highest lower bound; above it is that entry too where it always wins,
         and else the highest upper bound."""
         source, a = self.bounds[node.inputs[0]], form.coefficients
@@ -170,5 +189,18 @@ def neuron_bounds(tracer: Tracer, name: str, channels: Sequence[int], position: 
         high.append(-found[rows:])
     return np.concatenate(low), np.concatenate(high)
 
+
+EXACT = dict.fromkeys(
+    (Conv, ConvTranspose, Dense, Affine, BiasMap, Add, Identity, Flatten, Select, Slice, Upsample, Pad, Concat),
+    "linear: the form is traced through it exactly",
+)
+"""Classes that `adjoint.PULL` has a rule for whatever their fields are."""
+RELAXED: Table[Callable[[Tracer, Node, Form], tuple[list[Form], F64] | None]] = Table(
+    "linear relaxations",
+    {Activation: Tracer.through, Pool: Tracer.maximum, GlobalPool: Tracer.maximum},
+    {**EXACT, Product: "bounded by its interval: the planes around a product are not made here",
+     Foreign: "nothing is known of it"},
+)
+"""A rule may find that it has none for the fields at hand (None): a softmax."""
 
 __all__ = ["Form", "Tracer", "neuron_bounds", "winners"]

@@ -17,8 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph
 from decascade.reading.arrays import load_arrays
-
-F64 = NDArray[np.float64]
+from decascade.typing import F64
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +65,7 @@ def per_input(inputs: Sequence[str], given: object) -> dict[str, tuple[ArrayLike
     """The lowest and the highest values for each input, as a user gives them; shapes are not looked at.
 
     Raises:
-        UsageError: a file that cannot be read, an input that is left out, something that is no pair.
+        UsageError: a file that cannot be read, an input that is left out, something that is not a pair.
     """
     if isinstance(given, str | Path):
         given = _file(Path(given), inputs)
@@ -74,8 +73,8 @@ def per_input(inputs: Sequence[str], given: object) -> dict[str, tuple[ArrayLike
         missing, unknown = [n for n in inputs if n not in table], [n for n in table if n not in inputs]
         if missing or unknown:
             wrong = f"an entry for input {missing[0]}" if missing else f"an input {unknown[0]}: the model has none"
-            told = f"input range without {wrong}" if missing else f"input range for {wrong}"
-            raise UsageError(f"{told}: give one for each of {', '.join(inputs)}")
+            what = f"input range without {wrong}" if missing else f"input range for {wrong}"
+            raise UsageError(f"{what}: give one for each of {', '.join(inputs)}")
         return {n: _pair(table[n]) for n in inputs}
     return dict.fromkeys(inputs, _pair(cast(object, given)))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-F64 = NDArray[np.float64]
+from decascade.typing import F64
 
 
 class Status(StrEnum):
@@ -79,8 +79,8 @@ class ActivationRecord:
     def counts(self) -> dict[str, int]:
         """Channels per status, the proven ones by regime ("proven-active")."""
         pairs = zip(self.status, self.regime, strict=True)
-        told = [f"{s}-{self.regimes[r]}" if s in SETTLED else str(s) for s, r in pairs]
-        return dict(Counter(told))
+        names = [f"{s}-{self.regimes[r]}" if s in SETTLED else str(s) for s, r in pairs]
+        return dict(Counter(names))
 
     @property
     def linear(self) -> bool:

@@ -40,16 +40,11 @@ from decascade.ir.ops import (
     Upsample,
 )
 from decascade.ir.ops.activation import activate
+from decascade.ir.ops.table import Table
+from decascade.ir.ops.traits import is_element_wise
+from decascade.typing import Reals
 
-Values = NDArray[np.floating[Any]]
-
-LINEAR = (Conv, ConvTranspose, Dense, Affine, Flatten, Pad, Add, Concat, Select, Slice, Upsample, Identity, BiasMap)
-
-
-def is_linear(op: Op) -> bool:
-    """Whether the operation is affine in its inputs."""
-    return isinstance(op, LINEAR) or (isinstance(op, (Pool, GlobalPool)) and op.kind == "avg")
-
+Values = Reals
 
 def column(values: Values, rank: int) -> Values:
     """One number per channel against an array of `rank` axes."""
@@ -81,58 +76,77 @@ def run(
 
 
 def apply(op: Op, arrays: Sequence[Values]) -> list[Values]:
-    """The outputs of one operation on arrays (C, *S, N), in their own precision."""
-    x = arrays[0]
-    kind = x.dtype
-    match op:
-        case Conv():
-            return [convolve(op, x)]
-        case Dense():
-            return [dense(op.layer, x)]
-        case Affine():
-            return [column(op.scale.astype(kind), x.ndim) * x + column(op.shift.astype(kind), x.ndim)]
-        case Activation(kind="relu"):
-            return [np.maximum(x, 0)]
-        case Activation(kind="clip"):
-            return [np.minimum(np.maximum(x, kind.type(op.params[0])), kind.type(op.params[1]))]
-        case Activation(kind="softmax"):
-            return _by_oracle(op, arrays)
-        case Activation():
-            return [activate(op, x[None].astype(np.float64))[0].astype(kind)]
-        case Add():
-            total = x if not op.signs or op.signs[0] > 0 else -x
-            for sign, other in zip((op.signs or (1,) * len(arrays))[1:], arrays[1:], strict=True):
-                total = total + other if sign > 0 else total - other
-            return [total]
-        case Product():
-            return [reduce(np.multiply, arrays)]
-        case Pool():
-            return [_pool(op, x)]
-        case _:
-            return [moved] if (moved := move(op, arrays)) is not None else _by_oracle(op, arrays)
+    """The outputs of one operation on arrays (C, *S, N), in their own precision; by the oracle where no rule is faster.
+
+    Raises:
+        CannotInterpret: a `Foreign` without a meaning in NumPy.
+    """
+    rule = FAST.get(op)
+    return _by_oracle(op, arrays) if rule is None else [rule(op, arrays)]
 
 
-def move(op: Op, arrays: Sequence[Values]) -> Values | None:
-    """Operations that only move values, on (C, *S, N); None for all others."""
+def _convolution(op: Conv, arrays: Sequence[Values]) -> Values:
+    return convolve(op, arrays[0])
+
+
+def _dense(op: Dense, arrays: Sequence[Values]) -> Values:
+    return dense(op.layer, arrays[0])
+
+
+def _affine(op: Affine, arrays: Sequence[Values]) -> Values:
     x = arrays[0]
-    match op:
-        case Identity():
-            return x
-        case Flatten():
-            ordered = x if op.order == "channels_first" else np.moveaxis(x, 0, -2)
-            return ordered.reshape(-1, x.shape[-1])
-        case Concat():
-            return np.concatenate(arrays, axis=op.axis - 1)
-        case Select():
-            return x[op.indices]
-        case Slice():
-            return x[(*(slice(None),) * (op.axis - 1), slice(op.start, op.stop))]
-        case Upsample():
-            for axis, factor in enumerate(op.factor, start=1):
-                x = np.repeat(x, factor, axis)
-            return x
-        case _:
-            return None
+    return column(op.scale.astype(x.dtype), x.ndim) * x + column(op.shift.astype(x.dtype), x.ndim)
+
+
+def _activation(op: Activation, arrays: Sequence[Values]) -> Values:
+    x = arrays[0]
+    if op.kind == "relu":
+        return np.maximum(x, 0)
+    if op.kind == "clip":
+        return np.minimum(np.maximum(x, x.dtype.type(op.params[0])), x.dtype.type(op.params[1]))
+    if not is_element_wise(op):
+        return _by_oracle(op, arrays)[0]
+    return activate(op, x[None].astype(np.float64))[0].astype(x.dtype)
+
+
+def _add(op: Add, arrays: Sequence[Values]) -> Values:
+    total = arrays[0] if not op.signs or op.signs[0] > 0 else -arrays[0]
+    for sign, other in zip((op.signs or (1,) * len(arrays))[1:], arrays[1:], strict=True):
+        total = total + other if sign > 0 else total - other
+    return total
+
+
+def _product(_: Product, arrays: Sequence[Values]) -> Values:
+    return reduce(np.multiply, arrays)
+
+
+def _identity(_: Identity, arrays: Sequence[Values]) -> Values:
+    return arrays[0]
+
+
+def _flatten(op: Flatten, arrays: Sequence[Values]) -> Values:
+    x = arrays[0]
+    ordered = x if op.order == "channels_first" else np.moveaxis(x, 0, -2)
+    return ordered.reshape(-1, x.shape[-1])
+
+
+def _concat(op: Concat, arrays: Sequence[Values]) -> Values:
+    return np.concatenate(arrays, axis=op.axis - 1)
+
+
+def _select(op: Select, arrays: Sequence[Values]) -> Values:
+    return arrays[0][op.indices]
+
+
+def _slice(op: Slice, arrays: Sequence[Values]) -> Values:
+    return arrays[0][(*(slice(None),) * (op.axis - 1), slice(op.start, op.stop))]
+
+
+def _upsample(op: Upsample, arrays: Sequence[Values]) -> Values:
+    x = arrays[0]
+    for axis, factor in enumerate(op.factor, start=1):
+        x = np.repeat(x, factor, axis)
+    return x
 
 
 def _by_oracle(op: Op, arrays: Sequence[Values]) -> list[Values]:
@@ -208,7 +222,8 @@ def dense(layer: Conv, x: Values, weight: Values | None = None, bias: bool = Tru
     return out + layer.bias64.astype(x.dtype)[:, None] if bias and layer.has_bias else out
 
 
-def _pool(op: Pool, x: Values) -> Values:
+def _pool(op: Pool, arrays: Sequence[Values]) -> Values:
+    x = arrays[0]
     if op.kind == "max":
         return swept(op, fit(x, op.padding, -np.inf), np.maximum)
     summed = swept(op, fit(x, op.padding), np.add)
@@ -232,3 +247,14 @@ def swept(op: Pool, x: Values, join: Callable[[Values, Values], Values]) -> Valu
             total = join(total, x[(*lead, slice(t * d, t * d + (count - 1) * s + 1, s))])
         x = total
     return x
+
+
+FAST: Table[Callable[[Any, Sequence[Values]], Values]] = Table(
+    "the evaluation of many samples",
+    {
+        Conv: _convolution, Dense: _dense, Affine: _affine, Activation: _activation, Add: _add, Product: _product, Pool: _pool,
+        Identity: _identity, Flatten: _flatten, Concat: _concat, Select: _select, Slice: _slice, Upsample: _upsample,
+    },
+    dict.fromkeys((ConvTranspose, GlobalPool, Pad, BiasMap, Foreign), "evaluated by the oracle, one sample after the other"),
+)
+"""Of the operations that have a rule here, one that is faster than the oracle's."""

@@ -3,18 +3,18 @@
 Two positions of an axis are in one *class* if their receptive fields meet the edges in the same way: with a box that is
 constant per channel they then have equal bounds and equal witnesses, up to a shift of the picture.  Classes are numbered
 by what they are made of, so that those of two picture sizes can be compared; a graph is analysed at the smallest size
-that has the classes of its own (DESIGN §3, Stability: the cost of a proof does not grow with the picture).
+that has the classes of its own (the cost of a proof does not grow with the picture).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import product
 from math import prod
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.bounds.box import Box
@@ -24,21 +24,30 @@ from decascade.ir.ops import (
     Activation,
     Add,
     Affine,
+    BiasMap,
     Concat,
+    Dense,
+    Flatten,
+    Foreign,
+    GlobalPool,
     Identity,
     Op,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
 )
+from decascade.ir.ops.table import Table
+from decascade.ir.ops.traits import axes, is_any_size, is_pointwise
 from decascade.ir.shapes import infer_graph
+from decascade.typing import Ints
 
-Ints = NDArray[np.int64]
 Axes = tuple[Ints, ...]
-SCALABLE = (Conv, ConvTranspose, Affine, Pool, Pad, Add, Concat, Select, Upsample, Identity, Activation)
-"""Operations that mean the same on a picture of another size."""
+Rule = Callable[[int, int, list[Ints]], tuple[int, ...]]
+"""From an axis, a position of the output on it and the classes of the inputs along it to what the position sees there."""
+
 
 
 class Classes:
@@ -67,44 +76,84 @@ class Classes:
 
     def _step(self, graph: Graph, node: Node, output: str, sources: list[Axes]) -> Axes:
         size, op = spatial(graph, output), node.op
-        plain = isinstance(op, (Identity, Affine, Select)) or (isinstance(op, Activation) and op.kind != "softmax")
-        if plain:
+        if is_pointwise(op):
             return sources[0]
         if not size:
             return ()
         alike = len(node.inputs) > 0 and all(len(s) == len(size) for s in sources)
-        if not alike or not isinstance(op, (*SCALABLE, Slice)) or isinstance(op, Activation):
+        rule = _rule(op, len(size)) if alike else None
+        if rule is None:
             return tuple(np.array([self.number(output, a, p) for p in range(n)], np.int64) for a, n in enumerate(size))
         return tuple(
-            np.array([self.number(output, a, *_made_of(op, a, p, [s[a] for s in sources])) for p in range(n)], np.int64)
+            np.array([self.number(output, a, *rule(a, p, [s[a] for s in sources])) for p in range(n)], np.int64)
             for a, n in enumerate(size)
         )
 
 
-def _made_of(op: Op, axis: int, p: int, sources: list[Ints]) -> tuple[int, ...]:
-    """The classes that position p of an output sees along one axis; −1 for padding."""
-    first = sources[0]
-    match op:
-        case Conv() | Pool():
-            start = p * op.stride[axis] - op.padding[axis][0]
-            return tuple(_at(first, start + t * op.dilation[axis]) for t in range(op.kernel[axis]))
-        case ConvTranspose():
-            reach = ((p + op.padding[axis][0] - t * op.dilation[axis], op.stride[axis]) for t in range(op.kernel[axis]))
-            return tuple(_at(first, q // s) if q % s == 0 else -2 for q, s in reach)
-        case Pad():
-            return (_at(first, p - op.pads[axis][0]),)
-        case Slice():
-            return (int(first[p + (op.start if op.axis - 2 == axis else 0)]),)
-        case Upsample():
-            return int(first[p // op.factor[axis]]), p % op.factor[axis]
-        case Concat() if op.axis - 2 == axis:
-            for i, source in enumerate(sources):
-                if p < len(source):
-                    return i, int(source[p])
-                p -= len(source)
-            return ()
-        case _:
-            return tuple(int(s[p]) for s in sources)
+def _rule(op: Op, rank: int) -> Rule | None:
+    """What a position of the output sees; None where each position is a class of its own."""
+    made = SEEN.get(op)
+    return None if made is None else made(op, rank)
+
+
+def _windowed(op: Op, rank: int) -> Rule | None:
+    """The classes in the window of the operation, −1 for padding."""
+    window = axes(op, rank)
+    if window is None:
+        return None
+
+    def rule(axis: int, p: int, sources: list[Ints]) -> tuple[int, ...]:
+        along = window[axis]
+        return tuple(_at(s, along.first(p) + t * along.step) for s in sources for t in range(along.taps))
+
+    return rule
+
+
+def _transposed(op: ConvTranspose, _: int) -> Rule:
+    def rule(axis: int, p: int, sources: list[Ints]) -> tuple[int, ...]:
+        reach = ((p + op.padding[axis][0] - t * op.dilation[axis], op.stride[axis]) for t in range(op.kernel[axis]))
+        return tuple(_at(sources[0], q // s) if q % s == 0 else -2 for q, s in reach)
+
+    return rule
+
+
+def _repeated(op: Upsample, _: int) -> Rule:
+    def rule(axis: int, p: int, sources: list[Ints]) -> tuple[int, ...]:
+        return int(sources[0][p // op.factor[axis]]), p % op.factor[axis]
+
+    return rule
+
+
+def _joined(op: Concat, rank: int) -> Rule | None:
+    plain = _windowed(Concat(), rank)
+
+    def rule(axis: int, p: int, sources: list[Ints]) -> tuple[int, ...]:
+        if op.axis - 2 != axis:
+            return () if plain is None else plain(axis, p, sources)
+        for i, source in enumerate(sources):
+            if p < len(source):
+                return i, int(source[p])
+            p -= len(source)
+        return ()
+
+    return rule
+
+
+SEEN: Table[Callable[[Any, int], Rule | None]] = Table(
+    "classes of positions",
+    {
+        **dict.fromkeys((Conv, Pool, Pad, Slice, Add), _windowed), ConvTranspose: _transposed, Upsample: _repeated,
+        Concat: _joined,
+    },
+    {
+        **dict.fromkeys((Identity, Affine, Select), "pointwise: the classes are those of the input"),
+        Activation: "pointwise, or a softmax, of which each position is a class of its own",
+        BiasMap: "another number at each position", Product: "repeats what is of size 1",
+        **dict.fromkeys((Dense, Flatten, GlobalPool), "its output has no positions, or each sees all"),
+        Foreign: "nothing is known of it",
+    },
+)
+"""Where there is no rule each position is a class of its own, which is always right."""
 
 
 def _at(classes: Ints, p: int) -> int:
@@ -140,7 +189,7 @@ def part(graph: Graph, targets: Iterable[str]) -> Graph:
 def smallest(graph: Graph, box: Box, classes: Classes) -> tuple[Graph, Mapping[str, Axes]]:
     """The graph at the smallest input size that has the same classes of every tensor; itself where there is none."""
     own = classes.of(graph, box)
-    if not all(isinstance(n.op, SCALABLE) for n in graph.nodes) or not all(i.uniform for i in box.intervals.values()):
+    if not all(is_any_size(n.op) for n in graph.nodes) or not all(i.uniform for i in box.intervals.values()):
         return graph, own
     sizes = [spatial(graph, name) for name in graph.inputs]
     if len(set(sizes)) != 1 or not sizes[0]:
@@ -164,7 +213,8 @@ def _same(a: Mapping[str, Axes], b: Mapping[str, Axes], axis: int) -> bool:
 
 
 def _stride(graph: Graph, axis: int) -> int:
-    return prod(n.op.stride[axis] for n in graph.nodes if isinstance(n.op, (Conv, Pool)) and len(n.op.stride) > axis)
+    seen = [axes(n.op, len(spatial(graph, n.output))) for n in graph.nodes if n.outputs]
+    return prod(found[axis].stride for found in seen if found is not None and len(found) > axis)
 
 
 def _resized(graph: Graph, size: list[int]) -> Graph | None:

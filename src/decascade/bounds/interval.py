@@ -8,22 +8,22 @@ graph in real arithmetic with an error e, |e| ≤ slack, added to every result, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.bounds.box import Box
-from decascade.bounds.forward import apply, column, convolve, dense, move, pool_count
+from decascade.bounds.forward import apply, column, convolve, dense
 from decascade.bounds.regimes import image, regimes
 from decascade.ir.graph import Graph
-from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, GlobalPool, Op, Pad, Pool, Product
-
-F64 = NDArray[np.float64]
-Flags = NDArray[np.bool_]
+from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, Foreign, GlobalPool, Op, Pad, Pool, Product
+from decascade.ir.ops.table import Table
+from decascade.ir.ops.traits import moves_values
+from decascade.typing import F64, Bools
 
 FUSED = 8
 """Terms added to every sum for a runtime that folds a scale into the kernel before it multiplies."""
@@ -53,7 +53,7 @@ def gamma(terms: int, u: float) -> float:
 
 
 def unit(dtype: str) -> float:
-    """Half the spacing at 1 of the type that a tensor is computed in; float32's for what is no float."""
+    """Half the spacing at 1 of the type that a tensor is computed in; float32's for what is not a float."""
     if dtype == "bfloat16":
         return 2.0**-9
     kind = np.dtype(dtype)
@@ -90,43 +90,38 @@ def extend(
 
 def step(op: Op, sources: Sequence[Bounds], u: float) -> Bounds | None:
     """Bounds of one operation's result; None for an operation that nothing is known of."""
-    if not sources:
-        return None
-    x = sources[0]
-    match op:
-        case Conv() | ConvTranspose() | Dense():
-            return _weighted(op, x, u)
-        case Affine():
-            return _scaled(op, x, u)
-        case BiasMap():
-            values = op.values.astype(np.float64)
-            return _summed(x.lo + values, x.hi + values, np.maximum(np.abs(x.lo), np.abs(x.hi)) + np.abs(values), 2, u)
-        case Add():
-            return _added(op, sources, u)
-        case Product():
-            return _multiplied(sources, u)
-        case Pool() | GlobalPool():
-            return _pooled(op, x, u)
-        case Pad():
-            lo, hi = (_evaluated(op, [a]) for a in (x.lo, x.hi))
-            # the constant itself is rounded to the type
-            slack = np.full(lo.shape, abs(op.value) * u * SPARE)
-            return _signed(lo, hi, slack, lo >= 0, hi <= 0, np.zeros(lo.shape, np.bool_))
-        case Activation():
-            return _activated(op, x, u)
-        case _:
-            if move(op, [np.zeros((*s.lo.shape, 1)) for s in sources]) is None:
-                return None
-            lo, hi = (_evaluated(op, a) for a in ([s.lo for s in sources], [s.hi for s in sources]))
-            return Bounds(lo, hi, np.zeros(lo.shape))
+    rule = INTERVALS.get(op) if sources else None
+    return None if rule is None else rule(op, sources, u)
+
+
+Rule = Callable[[Any, Sequence[Bounds], float], Bounds]
 
 
 def _evaluated(op: Op, arrays: Sequence[F64]) -> F64:
     return apply(op, [a[..., None] for a in arrays])[0][..., 0].astype(np.float64)
 
 
-def _weighted(op: Conv | ConvTranspose | Dense, x: Bounds, u: float) -> Bounds:
+def _moved(op: Op, sources: Sequence[Bounds], _: float) -> Bounds:
+    """Values that are only moved about are not rounded."""
+    lo, hi = (_evaluated(op, a) for a in ([s.lo for s in sources], [s.hi for s in sources]))
+    return Bounds(lo, hi, np.zeros(lo.shape))
+
+
+def _shifted(op: BiasMap, sources: Sequence[Bounds], u: float) -> Bounds:
+    (x,), values = sources, op.values.astype(np.float64)
+    return _summed(x.lo + values, x.hi + values, np.maximum(np.abs(x.lo), np.abs(x.hi)) + np.abs(values), 2, u)
+
+
+def _padded(op: Pad, sources: Sequence[Bounds], u: float) -> Bounds:
+    lo, hi = (_evaluated(op, [a]) for a in (sources[0].lo, sources[0].hi))
+    # the constant itself is rounded to the type
+    slack = np.full(lo.shape, abs(op.value) * u * SPARE)
+    return _signed(lo, hi, slack, lo >= 0, hi <= 0, np.zeros(lo.shape, np.bool_))
+
+
+def _weighted(op: Conv | ConvTranspose | Dense, sources: Sequence[Bounds], u: float) -> Bounds:
     """Σ w·x: the positive and the negative parts of weights and bounds apart, so that signs are seen exactly."""
+    x = sources[0]
     layer = op.layer if isinstance(op, Dense) else op
     infinite = ~(np.isfinite(x.lo) & np.isfinite(x.hi))
     lo, hi = np.where(infinite, 0.0, x.lo), np.where(infinite, 0.0, x.hi)
@@ -156,7 +151,7 @@ def _linear(op: Conv | ConvTranspose | Dense, stacked: F64, weight: F64) -> F64:
     return np.moveaxis(plain(np.moveaxis(stacked, -1, 0)), 0, -1)
 
 
-def _signed(lo: F64, hi: F64, slack: F64, positive: Flags, negative: Flags, lost: Flags) -> Bounds:
+def _signed(lo: F64, hi: F64, slack: F64, positive: Bools, negative: Bools, lost: Bools) -> Bounds:
     """Bounds widened by the slack, but not beyond zero where every term has one sign."""
     low, high = lo - slack, hi + slack
     low = np.where(positive, np.maximum(low, 0), low)
@@ -170,7 +165,8 @@ def _summed(lo: F64, hi: F64, size: F64, terms: int, u: float) -> Bounds:
     return _signed(lo, hi, slack, lo >= 0, hi <= 0, np.isinf(slack))
 
 
-def _scaled(op: Affine, x: Bounds, u: float) -> Bounds:
+def _scaled(op: Affine, sources: Sequence[Bounds], u: float) -> Bounds:
+    x = sources[0]
     scale, shift = (column(a.astype(np.float64), x.lo.ndim) for a in (op.scale, op.shift))
     with np.errstate(invalid="ignore"):
         ends: list[F64] = [np.where(scale == 0, 0.0, scale * a).astype(np.float64) for a in (x.lo, x.hi)]
@@ -193,7 +189,7 @@ def _added(op: Add, sources: Sequence[Bounds], u: float) -> Bounds:
     return _signed(low, high, slack, same_low, same_high, np.isinf(slack) | np.isnan(low) | np.isnan(high))
 
 
-def _multiplied(sources: Sequence[Bounds], u: float) -> Bounds:
+def _multiplied(_: Product, sources: Sequence[Bounds], u: float) -> Bounds:
     """One factor after the other, by the products of ends; zero times an infinite end is zero, as all values are finite."""
     product = sources[0]
     for factor in sources[1:]:
@@ -206,23 +202,20 @@ def _multiplied(sources: Sequence[Bounds], u: float) -> Bounds:
     return product
 
 
-def _pooled(op: Pool | GlobalPool, x: Bounds, u: float) -> Bounds:
+def _pooled(op: Pool | GlobalPool, sources: Sequence[Bounds], u: float) -> Bounds:
+    x = sources[0]
     lo, hi = _evaluated(op, [x.lo]), _evaluated(op, [x.hi])
     if op.kind == "max":
         return Bounds(lo, hi, np.zeros(lo.shape))
     size = _evaluated(op, [np.maximum(np.abs(x.lo), np.abs(x.hi))])
     terms = prod(op.kernel) if isinstance(op, Pool) else prod(x.lo.shape[1:])
-    if isinstance(op, Pool) and not op.count_padding:
-        # 0/0 never happens, and a window of padding alone gives 0
-        pool_count(op, x.lo.shape[1:])
     slack = gamma(terms + 1, u) * size + TINY * terms
     same_low, same_high = _evaluated(op, [np.minimum(x.lo, 0)]) >= 0, _evaluated(op, [np.maximum(x.hi, 0)]) <= 0
     return _signed(lo, hi, slack, same_low, same_high, np.isinf(slack) | np.isnan(lo) | np.isnan(hi))
 
 
-def _activated(op: Activation, x: Bounds, u: float) -> Bounds:
-    if op.kind == "softmax" and not len(op.params):
-        return Bounds(np.zeros(x.lo.shape), np.ones(x.lo.shape), np.zeros(x.lo.shape))
+def _activated(op: Activation, sources: Sequence[Bounds], u: float) -> Bounds:
+    x = sources[0]
     lo, hi = image(op, x.lo, x.hi)
     size = np.maximum(np.abs(x.lo), np.abs(x.hi)) + np.maximum(np.abs(lo), np.abs(hi))
     if op.kind in {"relu", "clip", "abs", "neg"}:
@@ -235,3 +228,19 @@ def _activated(op: Activation, x: Bounds, u: float) -> Bounds:
     rounding = gamma(4, u) * size + TINY if regimes(op, x.lo.shape[0]) else np.zeros(x.lo.shape)
     lo_sign, hi_sign = lo >= 0, hi <= 0
     return _signed(lo, hi, rounding, lo_sign, hi_sign, np.isinf(rounding) | np.isnan(lo))
+
+
+def _by_traits(op: Op) -> Rule | None:
+    return _moved if moves_values(op) else None
+
+
+INTERVALS: Table[Rule] = Table(
+    "the interval bounds",
+    {
+        **dict.fromkeys((Conv, ConvTranspose, Dense), _weighted), Affine: _scaled, BiasMap: _shifted, Add: _added,
+        Product: _multiplied, Pool: _pooled, GlobalPool: _pooled, Pad: _padded, Activation: _activated,
+    },
+    {Foreign: "nothing is known of its values"},
+    _by_traits,
+)
+"""What has no rule may take any value."""

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from decascade.bounds.certificate import ActivationRecord, Certificate, Status, Witness
 from decascade.bounds.forward import Values, run
 from decascade.bounds.geometry import part
-from decascade.bounds.prove.driver import Progress, activations
+from decascade.bounds.problem import activations
 from decascade.bounds.regimes import regime_of, regimes
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Activation, Foreign
+from decascade.typing import F64, Progress
 
-F64 = NDArray[np.float64]
-Ints = NDArray[np.int64]
 AT_ONCE = 8
 """Samples that are run together in float64."""
 

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from decascade.ir.ops import Activation
 from decascade.ir.ops.activation import activate
+from decascade.ir.ops.traits import is_monotone, is_total
+from decascade.typing import F64
 
-F64 = NDArray[np.float64]
-
-MONOTONE = frozenset({"sigmoid", "tanh", "softplus", "softsign", "exp", "sqrt", "selu", "elu"})
 LOWEST = {"silu": (-1.2784645, -0.27846455), "gelu": (-0.7517916, -0.16997121), "gelu_tanh": (-0.7524614, -0.17004122)}
 """Where the one minimum of a smooth activation is, and a number just below it."""
 SMOOTH_SLACK = 2.0**-18
@@ -112,8 +111,8 @@ def _smooth_image(op: Activation, lo: F64, hi: F64) -> tuple[F64, F64]:
         ends = [np.nan_to_num(value(op, x), nan=0.0, posinf=inf) for x in (lo, hi)]
         low = np.where((lo <= at + 1e-6) & (hi >= at - 1e-6), lowest, np.minimum(*ends))
         high = np.maximum(*ends)
-    elif op.kind in MONOTONE and (op.kind != "elu" or op.params[0] >= 0):
-        floor = 0.0 if op.kind == "sqrt" else -inf
+    elif is_monotone(op):
+        floor = -inf if is_total(op) else 0.0
         low, high = value(op, np.maximum(lo, floor)), value(op, np.maximum(hi, floor))
     elif op.kind == "elu":
         values = [value(op, x) for x in (lo, hi, np.clip(0.0, lo, hi))]

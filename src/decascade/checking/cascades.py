@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.algebra.factor import NEGLIGIBLE
 from decascade.algebra.floats import float_type, rounded
 from decascade.checking.rounding import U64, at_least, floor, spread, unit_of
@@ -17,7 +16,8 @@ from decascade.checking.samples import sample_shape
 from decascade.errors import CannotInterpret, VerificationError
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import run
-from decascade.ir.ops import Affine, BiasMap, Dense, Op, definition_of
+from decascade.ir.ops import Op
+from decascade.ir.ops.traits import is_linear, weights, with_weights
 from decascade.report.facts.parts import ErrorMap
 from decascade.report.facts.report import ErrorFacts
 
@@ -123,7 +123,7 @@ def _allowed(old: Graph, new: Graph, entry: str, exit_: str, x: NDArray[Any]) ->
     after, m = spread(_floored(new).nodes, entry, exit_, x)
     neglected = NEGLIGIBLE * np.abs(x).sum(axis=tuple(range(1, x.ndim))).reshape(-1, *(1,) * (before.ndim - 1))
     u = max((unit_of(new, node.output) for node in new.nodes), default=0.0)
-    layers = sum(1 for node in new.nodes if isinstance(node.op, (Conv, ConvTranspose, Dense, Affine, BiasMap)))
+    layers = sum(1 for node in new.nodes if is_linear(node.op) and weights(node.op))
     return ((1 + u) ** layers - 1) * after + (n + m) * U64 * (before + after) + neglected
 
 
@@ -147,5 +147,7 @@ def _with_ops(graph: Graph, change: Callable[[Op, str], Op]) -> Graph:
 
 
 def _stored(op: Op, dtype: str) -> Op:
-    definition = definition_of(op)
-    return definition.with_weights(op, {k: rounded(w, dtype) for k, w in definition.weights(op).items()})
+    # the slopes of an activation stay as they are: decascade makes none
+    if not is_linear(op):
+        return op
+    return with_weights(op, {name: rounded(array, dtype) for name, array in weights(op).items()})

@@ -12,12 +12,12 @@ from decascade.bounds import Box, Certificate, prove
 from decascade.bounds.certificate import SETTLED, ActivationRecord
 from decascade.bounds.geometry import part
 from decascade.bounds.observe import observe
-from decascade.bounds.prove.driver import Progress
 from decascade.checking.samples import Batch
 from decascade.ir.graph import Graph
 from decascade.regions.fixed_pools import MAX_POOL, fixed_winners
 from decascade.regions.linearise import Claim
 from decascade.report.facts.report import ProofFacts, ProofRow
+from decascade.typing import Progress
 
 SHARES = (1 / 16, 3 / 16, 3 / 4)
 """Of the time given, for one attempt after the other: most proofs need little of it."""

@@ -5,15 +5,15 @@ product of n terms computed in any order is off by about λ·√n·u·Σ|w||x| w
 "A new approach to probabilistic rounding error analysis"; λ = 2 here), and by at most γ_n·Σ|w||x|, γ_n = n·u/(1−n·u).
 Σ|w||x| is what the *magnitude* of an operation computes from the absolute values of its inputs.
 
-Below the smallest normal number the error of a result is bounded by a constant η instead (`algebra.floats.FloatType.underflow`): for
-a sum of n terms by u·Σ|w||x| + η at each, so by λ·√n·(u·Σ|w||x| + η) in all.  With the floor f = η/u that is
-λ·√n·u·(Σ|w||x| + f), and a stored weight is off by at most u·max(|w|, f).
+Below the smallest normal number the error of a result is bounded by a constant η instead
+(`algebra.floats.FloatType.underflow`): for a sum of n terms by u·Σ|w||x| + η at each, so by λ·√n·(u·Σ|w||x| + η) in all.
+With the floor f = η/u that is λ·√n·u·(Σ|w||x| + f), and a stored weight is off by at most u·max(|w|, f).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import prod, sqrt
 from typing import Any, Literal
@@ -21,35 +21,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.algebra.conv import Conv, ConvTranspose, Layer
+from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.algebra.floats import float_type
 from decascade.errors import CannotInterpret
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import evaluate
-from decascade.ir.ops import (
-    Activation,
-    Add,
-    Affine,
-    BiasMap,
-    Dense,
-    Foreign,
-    GlobalPool,
-    Op,
-    Pad,
-    Pool,
-    Product,
-    definition_of,
-)
-from decascade.ir.ops.activation import activate
+from decascade.ir.ops import Activation, Add, Affine, BiasMap, Dense, Foreign, GlobalPool, Op, Pad, Pool, Product
+from decascade.ir.ops.activation import activate, kind_of
+from decascade.ir.ops.table import Table
+from decascade.ir.ops.traits import activation_kind, is_linear, layer_of, moves_values, weights, with_weights, words
 
 Errs = Literal["number", "channel", "stored"]
 DRAWS: tuple[Errs, ...] = ("number", "channel", "stored", "stored")
 LAMBDA = 2.0
 U64 = 2.0**-53
-STEEPEST = {"relu": 1.0, "clip": 1.0, "abs": 1.0, "neg": 1.0, "softsign": 1.0, "tanh": 1.0, "sigmoid": 0.25, "softplus": 1.0,
-            "gelu": 1.13, "gelu_tanh": 1.13, "silu": 1.1, "hard_swish": 1.5, "selu": 1.76}
-"""Largest slope of the activations that have one, rounded up; those with numbers of their own are in `_slope`."""
-PIECEWISE = frozenset({"relu", "clip", "abs", "neg", "leaky_relu", "prelu"})
 
 
 def unit(dtype: str) -> float:
@@ -66,77 +51,100 @@ def floor(dtype: str) -> float:
 
 def terms(op: Op, size: int) -> int:
     """Length of the sums in `op`; `size`: spatial positions of its input."""
-    match op:
-        case Conv():
-            return op.weight[0].size + 1
-        case ConvTranspose():
-            return op.in_channels // op.groups * prod(op.kernel) + 1
-        case Dense():
-            return op.layer.weight.shape[1] + 1
-        case Pool(kind="avg"):
-            return prod(op.kernel)
-        case GlobalPool(kind="avg"):
-            return size
-        case Affine() | BiasMap() | Add() | Activation():
-            return 2
-        case _:
-            return 0
+    rule = SUMS.get(op)
+    return 0 if rule is None else rule.terms(op, size)
 
 
-def magnitude(op: Op) -> Op:
-    """The operation that maps bounds on |x| to bounds on the sums of absolute values in `op`, and errors to errors.
+def magnitudes(op: Op, arrays: list[NDArray[Any]]) -> NDArray[np.float64]:
+    """Bounds on the sums of absolute values in `op`, from bounds on the absolute values of its inputs; on errors likewise.
 
     Raises:
         CannotInterpret: an operation that has no largest slope (an exponential, something foreign).
     """
-    match op:
-        case Conv() | ConvTranspose():
-            return _absolute(op)
-        case Dense():
-            layer = _absolute(op.layer)
-            assert isinstance(layer, Conv)
-            return Dense(layer)
-        case Affine():
-            return Affine(np.abs(op.scale), np.abs(op.shift))
-        case BiasMap():
-            return BiasMap(np.abs(op.values))
-        case Pad():
-            return replace(op, value=abs(op.value))
-        case Add():
-            return Add()
-        case Foreign():
-            raise CannotInterpret(f"{op.kind} has no known largest slope")
-        case Product():
-            raise CannotInterpret("a product has no largest slope")
-        case _:
-            return op
+    rule = SUMS.get(op)
+    if rule is None:
+        raise CannotInterpret(f"{words(op)} has no known largest slope")
+    return rule.magnitudes(op, arrays)
 
 
-def _absolute(layer: Layer) -> Layer:
-    bias = None if layer.bias is None else np.abs(layer.bias)
-    return type(layer)(np.abs(layer.weight), bias, layer.stride, layer.dilation, layer.padding, layer.groups)
+@dataclass(frozen=True)
+class Sums:
+    """Of one class of operations: the length of its sums, from the positions of its input, and `magnitudes`."""
+
+    terms: Callable[[Any, int], int]
+    magnitudes: Callable[[Any, list[NDArray[Any]]], NDArray[np.float64]]
+
+
+def _none(_: Op, __: int) -> int:
+    return 0
+
+
+def _two(_: Op, __: int) -> int:
+    return 2
+
+
+def _layer_terms(op: Conv | ConvTranspose | Dense, _: int) -> int:
+    layer = layer_of(op)
+    assert layer is not None
+    inputs = layer.in_channels // layer.groups if isinstance(layer, ConvTranspose) else layer.weight.shape[1]
+    return inputs * prod(layer.kernel) + 1
+
+
+def _pool_terms(op: Pool, _: int) -> int:
+    return prod(op.kernel) if op.kind == "avg" else 0
+
+
+def _global_pool_terms(op: GlobalPool, size: int) -> int:
+    return size if op.kind == "avg" else 0
+
+
+def _by_itself(op: Op, arrays: list[NDArray[Any]]) -> NDArray[np.float64]:
+    return evaluate(op, arrays)[0]
+
+
+def _by_absolute_weights(op: Op, arrays: list[NDArray[Any]]) -> NDArray[np.float64]:
+    return evaluate(with_weights(op, {name: np.abs(array) for name, array in weights(op).items()}), arrays)[0]
+
+
+def _pad(op: Pad, arrays: list[NDArray[Any]]) -> NDArray[np.float64]:
+    return evaluate(replace(op, value=abs(op.value)), arrays)[0]
+
+
+def _add(_: Add, arrays: list[NDArray[Any]]) -> NDArray[np.float64]:
+    return evaluate(Add(), arrays)[0]
+
+
+def _activation(op: Activation, arrays: list[NDArray[Any]]) -> NDArray[np.float64]:
+    at_zero = np.abs(activate(op, np.zeros((1, arrays[0].shape[1], *(1,) * (arrays[0].ndim - 2)))))
+    return _slope(op) * arrays[0] + at_zero
 
 
 def _slope(op: Activation) -> float:
-    match op.kind:
-        case "leaky_relu" | "elu":
-            return max(1.0, abs(op.params[0]))
-        case "hard_sigmoid":
-            return abs(op.params[0])
-        case "prelu" if op.slope is not None:
-            return max(1.0, float(np.abs(op.slope).max()))
-        case _ if op.kind in STEEPEST:
-            return STEEPEST[op.kind]
-        case _:
-            raise CannotInterpret(f"{op.kind} has no largest slope")
+    steepest = kind_of(op).steepest
+    if steepest is None:
+        raise CannotInterpret(f"{op.kind} has no largest slope")
+    return steepest(op) if callable(steepest) else steepest
 
 
-def magnitudes(op: Op, arrays: list[NDArray[Any]]) -> NDArray[np.float64]:
-    """Bounds on the sums of absolute values in `op`, from bounds on the absolute values of its inputs."""
-    if isinstance(op, Activation):
-        at_zero = np.abs(activate(op, np.zeros((1, arrays[0].shape[1], *(1,) * (arrays[0].ndim - 2)))))
-        return _slope(op) * arrays[0] + at_zero
-    return evaluate(magnitude(op), arrays)[0]
+_MOVED = Sums(_none, _by_itself)
+
+
+def _by_traits(op: Op) -> Sums | None:
+    return _MOVED if moves_values(op) else None
+
+
+SUMS: Table[Sums] = Table(
+    "the rounding of results",
+    {
+        **dict.fromkeys((Conv, ConvTranspose, Dense), Sums(_layer_terms, _by_absolute_weights)),
+        **dict.fromkeys((Affine, BiasMap), Sums(_two, _by_absolute_weights)),
+        Pool: Sums(_pool_terms, _by_itself), GlobalPool: Sums(_global_pool_terms, _by_itself), Pad: Sums(_none, _pad),
+        Add: Sums(_two, _add), Activation: Sums(_two, _activation),
+    },
+    {Product: "a product has no largest slope", Foreign: "nothing is known of it"},
+    _by_traits,
+)
+"""What has no rule is good to a few units in the last place of its result, and its magnitude is not known."""
 
 
 def spread(nodes: Iterable[Node], entry: str, exit_: str, x: NDArray[Any]) -> tuple[NDArray[np.float64], int]:
@@ -228,27 +236,32 @@ def _signs(shape: tuple[int, ...], draw: Errs, rng: np.random.Generator) -> NDAr
 def _noise(op: Op, arrays: list[NDArray[Any]], result: NDArray[Any], least: float) -> dict[Errs, Any]:
     """The size of the errors in units of u, for each kind of draw; None for none.  `least`: the floor of the type."""
     length = terms(op, prod(arrays[0].shape[2:]) if arrays and arrays[0].ndim > 2 else 1)
-    if isinstance(op, Foreign | Product) or (isinstance(op, Activation) and op.kind not in PIECEWISE):
+    function = activation_kind(op)
+    if op not in SUMS or (function is not None and not function.piecewise):
         # exponentials and the like are good to a few units in the last place of 1, whatever the implementation
-        size: NDArray[Any] = LAMBDA * (np.abs(result) + (not isinstance(op, Foreign | Product)))
-    elif not length or isinstance(op, Activation):
+        size: NDArray[Any] = LAMBDA * (np.abs(result) + (function is not None))
+    elif not length or function is not None:
         return dict.fromkeys(DRAWS, None)
     else:
         size = LAMBDA * magnitudes(op, [np.abs(a) for a in arrays])
     size = np.where(np.isfinite(size), size, 0.0)
     many = sqrt(max(length, 1)) * (size + LAMBDA * least)
-    return {"number": many, "channel": many, "stored": _stored(op, arrays, least)}
+    return {"number": many, "channel": many, "stored": _of_weights(op, arrays, least)}
 
 
-def _stored(op: Op, arrays: list[NDArray[Any]], least: float) -> NDArray[Any] | None:
+def _of_weights(op: Op, arrays: list[NDArray[Any]], least: float) -> NDArray[Any] | None:
     """λ·Σ max(|w|, floor)·|x|: what errors of stored weights are in units of u; None where none are stored."""
-    if not isinstance(op, (Conv, ConvTranspose, Dense, Affine, BiasMap)):
+    if not is_linear(op) or not weights(op):
         return None
     size = LAMBDA * magnitudes(at_least(op, least), [np.abs(a) for a in arrays])
     return np.where(np.isfinite(size), size, 0.0)
 
 
 def at_least(op: Op, least: float) -> Op:
-    """An operation with the sizes of its weights, none of them below `least`: bounds on what their rounding is relative to."""
-    definition = definition_of(op)
-    return definition.with_weights(op, {k: np.maximum(np.abs(w), least) for k, w in definition.weights(op).items()})
+    """A linear operation with the sizes of its weights, none below `least`: bounds on what their rounding is relative to.
+
+    Other operations stay as they are.
+    """
+    if not is_linear(op):
+        return op
+    return with_weights(op, {name: np.maximum(np.abs(array), least) for name, array in weights(op).items()})

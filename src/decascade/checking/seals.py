@@ -20,11 +20,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade import __version__
 from decascade.bounds import Box
 from decascade.errors import FormatError, UsageError
 from decascade.ir.graph import Graph
 from decascade.regions.linearise import Claim
+from decascade.version import __version__
 
 SCHEMA = 1
 PLAIN = 64

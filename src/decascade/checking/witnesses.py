@@ -19,7 +19,7 @@ from decascade.bounds import Box, Certificate
 from decascade.bounds.certificate import ActivationRecord, Witness
 from decascade.bounds.forward import Values, run
 from decascade.bounds.geometry import part
-from decascade.bounds.prove.driver import numbered
+from decascade.bounds.problem import numbered
 from decascade.ir.graph import Graph
 
 Inputs = dict[str, NDArray[Any]]

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from decascade import __version__
+from decascade.cli.show import emit
+from decascade.version import __version__
 
 app = typer.Typer(
     name="decascade", no_args_is_help=True, rich_markup_mode="markdown",
@@ -21,5 +22,5 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
     Start with **decascade inspect model.onnx**: it changes nothing.
     """
     if version:
-        print(f"decascade {__version__}")
+        emit(f"decascade {__version__}\n")
         raise typer.Exit

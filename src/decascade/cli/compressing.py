@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from decascade.cli.app import app
+from decascade.cli.clock import left
 from decascade.cli.options import (
     MODEL,
     Debug,
@@ -24,10 +24,12 @@ from decascade.cli.options import (
     chosen_shape,
 )
 from decascade.cli.quantities import numbers, seconds, value
+from decascade.cli.remembering import COMMAND, SUFFIX, again, as_text, remembered
 from decascade.cli.show import progress_bar, show
-from decascade.errors import Interrupted, UsageError
+from decascade.errors import Interrupted, OutputError, UsageError
 
-COMMAND = "command.json"
+if TYPE_CHECKING:
+    from decascade.api.compressing import CompressResult
 
 
 @app.command()
@@ -62,7 +64,8 @@ def compress(
         Path | None, typer.Option(metavar="DIR", help="Where the run is kept until done (default OUT.run).", show_default=False)
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Go on with an interrupted run; needs nothing else.", show_default=False)
+        Path | None, typer.Option(metavar="DIR", show_default=False,
+                                  help="Go on with an interrupted run; OUT.run needs nothing else, another one -o OUT.")
     ] = None,
     input_range: Range = None, input_range_file: RangeFile = None, input_shape: InputShapes = None, limit: Limits = None,
     report: ReportPath = None,
@@ -96,12 +99,13 @@ def compress(
     if resume is not None:
         if model is not None:
             raise UsageError(f"--resume {resume} knows its model and its options: leave {model} out")
-        asked, run = _remembered(resume), resume
+        asked, run = remembered(resume, output, report, force), resume
     _carry_out(asked, run, quiet, as_json)
 
 
 def _carry_out(asked: dict[str, Any], run: Path | None, quiet: bool, as_json: bool) -> None:
     from decascade import api
+    from decascade.api.runs import is_own
     from decascade.compression.data.batches import Scaling
     from decascade.formats.registry import format_of
 
@@ -110,37 +114,32 @@ def _carry_out(asked: dict[str, Any], run: Path | None, quiet: bool, as_json: bo
             raise UsageError(f"{option} is missing: decascade compress MODEL -o OUT --data D.npz --speedup 1.5")
     output, report = Path(asked["output"]), None if asked["report"] is None else Path(asked["report"])
     api.check_output(format_of(asked["model"]), output, Path(asked["model"]), asked["force"], report)
-    folder = Path(f"{output}.run") if run is None else run
+    folder = Path(f"{output}{SUFFIX}") if run is None else run
+    for place in (output, report):
+        if place is not None and is_own(folder, place):
+            raise UsageError(f"{place} is a file that the run keeps in {folder} itself: choose another name")
+    goes_on = again(folder, output, report, asked["force"])
     scaling = Scaling(value(asked["scale"], "--scale"), numbers(asked["mean"], "--mean"), numbers(asked["std"], "--std"))
     try:
         with progress_bar(quiet) as progress:
             result = api.compress(
                 asked["model"], [Path(p) for p in asked["data"]], speedup=asked["speedup"], budget=asked["budget"],
                 max_drop=asked["max_drop"], plan=asked["plan"], target=asked["target"], loss=asked["loss"], span=asked["span"],
-                scaling=None if scaling.idle else scaling, time_limit=seconds(asked["time_limit"], "--time-limit"),
+                scaling=None if scaling.idle else scaling, time_limit=left(seconds(asked["time_limit"], "--time-limit")),
                 distilled=asked["distil"], sweep=asked["sweep"], input_range=asked.get("input_range"),
                 input_shape=chosen_shape(asked.get("input_shape")), limit=asked.get("limit"), run=folder,
-                remember={COMMAND: _text(asked)}, seed=asked["seed"], progress=progress,
+                remember={COMMAND: as_text(asked)}, seed=asked["seed"], progress=progress,
             )
-            result.save(output, force=asked["force"], report=report)
+            _save(result, output, asked["force"], report, goes_on)
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; nothing was written; go on with: decascade compress --resume {folder}") from None
+        raise Interrupted(f"interrupted; nothing was written; go on with: {goes_on}") from None
     result.done()
     show(result.report, result.report.render, quiet, as_json)
 
 
-def _text(asked: dict[str, Any]) -> str:
-    """The options as JSON, paths absolute, so that the run can go on from anywhere."""
-    def plain(item: object) -> object:
-        return str(item.absolute()) if isinstance(item, Path) else item
-
-    found = {name: plain(item) for name, item in asked.items()}
-    found |= {"model": plain(Path(asked["model"])), "data": [plain(Path(path)) for path in asked["data"]]}
-    return json.dumps(found, indent=1)
-
-
-def _remembered(folder: Path) -> dict[str, Any]:
+def _save(result: CompressResult, output: Path, force: bool, report: Path | None, goes_on: str) -> None:
     try:
-        return json.loads((folder / COMMAND).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UsageError(f"--resume {folder}: there is no run there that could go on ({COMMAND} is missing)") from None
+        result.save(output, force=force, report=report)
+    except OutputError as error:  # the work is not lost with the place
+        kept = result.run.path is not None and result.run.path.is_dir()
+        raise OutputError(f"{error}{f'; once that is mended go on with: {goes_on}' if kept else ''}") from error

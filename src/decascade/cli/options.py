@@ -121,5 +121,7 @@ def chosen_range(numbers: tuple[float, float] | None, file: Path | None) -> tupl
 Limits = Annotated[
     list[str] | None,
     typer.Option("--limit", metavar="NAME=SIZE", show_default=False,
-                 help="A cost that the result may not exceed: memory=64KiB, flash=128KiB; may be given again."),
+                 help="A cost that the result may not exceed; may be given again. flash=128KiB: bytes of the int8 TFLite file,"
+                      " which is made and measured; memory=64KiB: activations in float32, no device's RAM (tflm=64KiB: the"
+                      " arena of the int8 file, measured)."),
 ]

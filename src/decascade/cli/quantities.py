@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from math import isfinite
 
 from decascade.errors import UsageError
 
+LONGEST = 365 * 24 * 3600.0
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -17,13 +19,10 @@ def seconds(text: str | None, option: str) -> float | None:
     """
     if text is None:
         return None
-    unit = UNITS.get(text[-1:].lower())
-    try:
-        found = float(text[:-1] if unit else text) * (unit or 1.0)
-    except ValueError:
-        found = float("nan")
-    if not (isfinite(found) and found > 0):
-        raise UsageError(f"{option} {text}: give a time above 0: 90s, 20m, 1.5h")
+    parts = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", text.lower())
+    found = float(parts.group(1)) * UNITS[parts.group(2) or "s"] if parts else 0.0
+    if not 0 < found <= LONGEST:
+        raise UsageError(f"{option} {text}: give a time above 0, at most a year: 90s, 20m, 1.5h")
     return found
 
 

@@ -9,7 +9,7 @@ import typer
 
 from decascade.cli.app import app
 from decascade.cli.options import Debug, Force, Quiet
-from decascade.cli.show import console
+from decascade.cli.show import draw
 
 REPORT = "A report that --report FILE.json has written."
 PAGE = "Where the page goes (.html); without it the report is printed."
@@ -45,4 +45,4 @@ def report(
     if output is not None:
         write_all([Item(output, lambda path: write_report(found, path, file.name))])
     elif not quiet:
-        console().print(found.render() if isinstance(found, Report) else Text(str(found)))
+        draw(found.render() if isinstance(found, Report) else Text(str(found)))

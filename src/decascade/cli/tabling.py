@@ -9,7 +9,7 @@ import typer
 
 from decascade.cli.app import app
 from decascade.cli.options import Debug, ModelPath, Quiet
-from decascade.cli.show import console, progress_bar
+from decascade.cli.show import progress_bar, say
 
 
 @app.command()
@@ -37,4 +37,4 @@ def table(
     with progress_bar(quiet) as progress:
         written = api.table_template(model, template, int8=int8, students=students, progress=progress)
     if not quiet:
-        console().print(f"Written to {written}, one row for each file beside it: fill in its column cost")
+        say(f"Written to {written}, one row for each file beside it: fill in its column cost")

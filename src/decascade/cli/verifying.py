@@ -83,11 +83,12 @@ def verify(
     if report is not None:
         title = " and ".join(Path(m).name for m in (a, b) if m is not None)
         write_all([Item(report, lambda path: write_report(found, path, title))])
-    if as_json or not quiet:
-        names = (Path(a).name, Path(b).name) if b is not None else ("original", Path(a).name)
-        drawn = render_proofs(found) if isinstance(found, ProofFacts) else render_verification(found, names)
-        show(found, lambda: drawn, quiet, as_json)
-    _judge(found, a, b)
+    names = (Path(a).name, Path(b).name) if b is not None else ("original", Path(a).name)
+    try:
+        show(found, lambda: render_proofs(found) if isinstance(found, ProofFacts) else render_verification(found, names), quiet,
+             as_json)
+    finally:
+        _judge(found, a, b)
 
 
 def _judge(found: ProofFacts | VerificationFacts, a: str, b: str | None) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from math import inf
+from time import monotonic
 from typing import Any
 
 from decascade.compression.divergence import Output, divergence
 from decascade.compression.plan.assemble import assemble, runner
+from decascade.compression.plan.candidates import needed
 from decascade.compression.plan.choice import Plan
-from decascade.compression.plan.survey import Samples, Survey, batch_size, chosen_candidates, survey
+from decascade.compression.plan.survey import COLLECTING, Samples, Survey, batch_size, chosen_candidates, survey
 from decascade.compression.torch_graph.graph import Lowered
 from decascade.cost import Target
 from decascade.ir.graph import Graph
@@ -42,11 +45,14 @@ class Work:
             self.exact, self.target, self.before, self.samples, self.outputs, self.span, self.seed, progress, seconds
         )
 
-    def student(self, plan: Plan, progress: Progress) -> Graph:
-        """The plan's students put in and fitted, and what the exact tier makes of the result."""
+    def student(self, plan: Plan, progress: Progress, seconds: float | None = None) -> Graph:
+        """The plan's students put in and fitted, and what the exact tier makes of the result.  Where `seconds` do not suffice,
+        fits rest on fewer samples."""
         chosen = chosen_candidates(self.exact, plan)
         size = batch_size(self.exact, self.samples.count)
         batches = Again(self.samples, size)
+        if seconds is not None:
+            batches = Paced(self.samples, size, needed(chosen), monotonic() + seconds, len(chosen))
         return exact_tier(assemble(self.exact, chosen, batches, self.samples.count, self.seed, progress), self.target)
 
 
@@ -55,7 +61,7 @@ def exact_tier(graph: Graph, target: Target) -> Graph:
     return merge_graph(graph, Options(target))[0]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Again:
     """The batches of samples, as something that can be gone through more than once."""
 
@@ -64,6 +70,25 @@ class Again:
 
     def __iter__(self) -> Any:
         return self.samples.batches(self.size)
+
+
+@dataclass(eq=False)
+class Paced(Again):
+    """The same, where all `passes` over them have to end at `end`: those that are left share the time that is left equally, and
+    a pass that has used up `COLLECTING` of its share takes no more samples than its fits need, `least`."""
+
+    least: int
+    end: float
+    passes: int
+
+    def __iter__(self) -> Any:
+        stop = monotonic() + COLLECTING * max(self.end - monotonic(), 0.0) / max(self.passes, 1)
+        self.passes, taken = self.passes - 1, 0
+        for batch in self.samples.batches(self.size):
+            yield batch
+            taken += self.size
+            if monotonic() > stop and taken >= self.least:
+                return
 
 
 @dataclass(frozen=True)
@@ -89,8 +114,11 @@ class Closeness:
 
 def closeness(
     original: Graph, student: Graph, samples: Samples, outputs: tuple[Output, ...], labels: Any = None,
+    seconds: float | None = None,
 ) -> Closeness:
-    """How close a student is on samples.  `labels`: (count,) class numbers, in the order of the samples."""
+    """How close a student is on samples.  `labels`: (count,) class numbers, in the order of the samples.  After `seconds` no
+    further batch is begun."""
+    end = inf if seconds is None else monotonic() + seconds
     torch: Any = import_module("torch")
     names = [output.compared for output in outputs]
     runs = [runner(Lowered(graph)) for graph in (original, student)]
@@ -102,6 +130,8 @@ def closeness(
         total, count = total + float(divergence(outputs, *found)) * rows, count + rows
         for some, values in zip(decided, found, strict=True):
             some.append(values[names[0]].argmax(1))
+        if monotonic() > end:
+            break
     if outputs[0].kind != "kl":
         return Closeness(total / max(count, 1), count)
     a, b = (torch.cat(some) for some in decided)

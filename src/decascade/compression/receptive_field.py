@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from decascade.algebra.conv import Conv
 from decascade.compression.segments import Segment, nodes_of
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Activation, Add, Affine, BiasMap, Concat, Dense, Identity, Op, Pad, Pool, Select, Slice
-
-POINTWISE = (Activation, Affine, BiasMap, Identity, Select)
+from decascade.ir.ops.traits import axes
 
 
 @dataclass(frozen=True)
@@ -52,28 +49,11 @@ def reach_of(graph: Graph, segment: Segment) -> Reach | None:
 
 
 def _step(node: Node, inputs: list[Reach]) -> Reach | None:
-    op, x = node.op, inputs[0]
-    if isinstance(op, POINTWISE):
-        return None if _mixes_positions(op, len(x.stride)) else x
-    if isinstance(op, Dense):
-        return x if not x.stride else None
-    if isinstance(op, (Conv, Pool)):
-        first = tuple(-before for before, _ in op.padding)
-        last = tuple(f + d * (k - 1) for f, d, k in zip(first, op.dilation, op.kernel, strict=True))
-        return x.then(op.stride, first, last)
-    if isinstance(op, (Pad, Slice)):
-        moved = [-before for before, _ in op.pads] if isinstance(op, Pad) else [0] * len(x.stride)
-        if isinstance(op, Slice):
-            moved[op.axis - 2] = op.start
-        return x.then((1,) * len(moved), tuple(moved), tuple(moved))
-    if isinstance(op, Add) or (isinstance(op, Concat) and op.axis == 1):
-        if any(r.stride != x.stride for r in inputs):
-            return None
-        start = tuple(min(a) for a in zip(*(r.start for r in inputs), strict=True))
-        stop = tuple(max(b) for b in zip(*(r.stop for r in inputs), strict=True))
-        return Reach(x.stride, start, stop)
-    return None
-
-
-def _mixes_positions(op: Op, axes: int) -> bool:
-    return isinstance(op, Activation) and op.kind == "softmax" and int(op.params[0]) % (axes + 2) > 1
+    x = inputs[0]
+    window = axes(node.op, len(x.stride))
+    if window is None or any(r.stride != x.stride for r in inputs):
+        return None
+    start = tuple(min(a) for a in zip(*(r.start for r in inputs), strict=True))
+    stop = tuple(max(b) for b in zip(*(r.stop for r in inputs), strict=True))
+    along = (tuple(a.stride for a in window), tuple(a.first(0) for a in window), tuple(a.last(0) for a in window))
+    return Reach(x.stride, start, stop).then(*along)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from decascade.algebra.conv import Conv, ConvTranspose
+from decascade.compression.torch_graph.ops import passes_gradient
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Activation, Dense, Foreign, Product
-
-LAYERS = (Conv, ConvTranspose, Dense)
+from decascade.ir.ops import Activation, Product
+from decascade.ir.ops.traits import layer_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,11 @@ def find_segments(graph: Graph, span: int = 6) -> tuple[Segment, ...]:
     return tuple(segment for entry in entries for segment in _from(graph, entry, place.get(entry, 0), span))
 
 
+def _replaceable(node: Node) -> bool:
+    """Whether a student may take its place: its gradient is known, it does not multiply values, and it is not pinned."""
+    return passes_gradient(node.op) and not isinstance(node.op, Product) and not node.pinned
+
+
 def _bends(node: Node) -> bool:
     return isinstance(node.op, Activation)
 
@@ -49,16 +53,16 @@ def _from(graph: Graph, entry: str, start: int, span: int) -> Iterator[Segment]:
     inside, layers = dict[str, Node](), 0
     for node in graph.nodes[start:]:
         fits = all(name == entry or name in inside for name in node.inputs)
-        if not fits or not node.inputs or len(node.outputs) > 1 or isinstance(node.op, Foreign | Product) or node.pinned:
+        if not fits or not node.inputs or len(node.outputs) > 1 or not _replaceable(node):
             continue
-        layers += isinstance(node.op, LAYERS)
+        layers += layer_of(node.op) is not None
         if layers > 2 * span:
             return
         inside[node.output] = node
         if _bends(node):
             continue
         found = _segment(graph, entry, node, inside)
-        if found is not None and 1 <= sum(isinstance(n.op, LAYERS) for n in found[1]) <= span:
+        if found is not None and 1 <= sum(layer_of(n.op) is not None for n in found[1]) <= span:
             yield found[0]
 
 

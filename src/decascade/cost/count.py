@@ -7,9 +7,10 @@ from math import prod
 
 import numpy as np
 
-from decascade.algebra.conv import Conv, ConvTranspose
+from decascade.algebra.conv import ConvTranspose
 from decascade.ir.graph import Node, Tensor
-from decascade.ir.ops import Activation, Affine, BiasMap, Dense
+from decascade.ir.ops import Affine, Dense
+from decascade.ir.ops.traits import layer_of, weights
 
 
 def sizes(tensor: Tensor) -> tuple[int, ...]:
@@ -19,27 +20,22 @@ def sizes(tensor: Tensor) -> tuple[int, ...]:
 
 def macs(node: Node, tensors: Mapping[str, Tensor]) -> int:
     """Multiply-accumulates of one sample: convolutions and dense layers; taps on padding count, all else is 0."""
-    if isinstance(node.op, Conv):
-        return node.op.weight.size * prod(sizes(tensors[node.output])[1:])
-    if isinstance(node.op, ConvTranspose):
-        return node.op.weight.size * prod(sizes(tensors[node.inputs[0]])[1:])
+    layer = layer_of(node.op)
+    if layer is None:
+        return 0
     if isinstance(node.op, Dense):
-        return node.op.layer.weight.size * prod(sizes(tensors[node.output])[:-1])
-    return 0
+        return layer.weight.size * prod(sizes(tensors[node.output])[:-1])
+    # a transposed convolution multiplies every sample of its input with the whole kernel
+    name = node.inputs[0] if isinstance(layer, ConvTranspose) else node.output
+    return layer.weight.size * prod(sizes(tensors[name])[1:])
 
 
 def parameters(node: Node) -> int:
     """Numbers that the node stores; the ones of a scale and the zeros of a shift are not stored."""
     op = node.op
-    if isinstance(op, (Conv, ConvTranspose)):
-        return op.parameters
-    if isinstance(op, Dense):
-        return op.layer.parameters
     if isinstance(op, Affine):
         return (op.scale.size if np.any(op.scale != 1) else 0) + (op.shift.size if np.any(op.shift) else 0)
-    if isinstance(op, BiasMap):
-        return op.values.size
-    return op.slope.size if isinstance(op, Activation) and op.slope is not None else 0
+    return sum(array.size for array in weights(op).values())
 
 
 def bytes_of(tensor: Tensor) -> int:

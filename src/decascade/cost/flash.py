@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.cost.base import Cost
 from decascade.cost.count import parameters
 from decascade.ir.graph import Graph, Node, Tensor
-from decascade.ir.ops import BiasMap, Dense
+from decascade.ir.ops import BiasMap
+from decascade.ir.ops.traits import layer_of
 
 
 class Flash:
     """Bytes of weights.  In int8 a kernel's weight takes one, a bias four, and a scale per output channel four more
-    (TFLite, quantised per channel); a constant map one.  In float32 every number takes four.  Code is not counted."""
+    (TFLite, quantised per channel); a constant map one.  In float32 every number takes four.  Code is not counted, nor is what
+    the file holds beside them: names, shapes, operations (a limit is held against the file itself, see `api.limits`)."""
 
     unit = "bytes"
 
@@ -25,12 +26,12 @@ class Flash:
         return Cost(float(sum(self._bytes(n) for n in nodes)), sum(map(parameters, nodes)))
 
     def _bytes(self, node: Node) -> int:
-        layer = node.op.layer if isinstance(node.op, Dense) else node.op
+        layer = layer_of(node.op)
         if not self._int8:
             return 4 * parameters(node)
-        if isinstance(layer, (Conv, ConvTranspose)):
+        if layer is not None:
             return layer.weight.size + (4 if layer.bias is None else 8) * layer.out_channels
-        return layer.values.size if isinstance(layer, BiasMap) else 4 * parameters(node)
+        return node.op.values.size if isinstance(node.op, BiasMap) else 4 * parameters(node)
 
     def combine(self, costs: Iterable[Cost]) -> Cost:
         listed = list(costs)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.cost.count import sizes
 from decascade.ir.graph import Graph, Node, Tensor
-from decascade.ir.ops import Activation, Affine, BiasMap, Dense, Flatten, Foreign, Identity, Op, Select
+from decascade.ir.ops import Activation, Affine, BiasMap, Dense, Foreign, Op, Select
+from decascade.ir.ops.traits import is_view, layer_of, weights, with_weights
 
 
 def layer_text(node: Node, tensors: Mapping[str, Tensor]) -> str:
@@ -97,7 +98,7 @@ def signature(nodes: Sequence[Node], tensors: Mapping[str, Tensor]) -> str:
 
 def is_free(nodes: Sequence[Node]) -> bool:
     """Views alone, which no runtime computes."""
-    return all(isinstance(node.op, (Identity, Flatten)) for node in nodes)
+    return all(is_view(node.op) for node in nodes)
 
 
 def standalone(nodes: Sequence[Node], tensors: Mapping[str, Tensor], seed: int = 0) -> Graph:
@@ -116,23 +117,17 @@ def standalone(nodes: Sequence[Node], tensors: Mapping[str, Tensor], seed: int =
 
 
 def _weighted(op: Op, rng: np.random.Generator) -> Op:
-    match op:
-        case Conv() | ConvTranspose():
-            fan = max(int(np.prod(op.weight.shape[1:])), 1)
-            bias = _normal(rng, (op.out_channels,), 0.1)
-            return replace(op, weight=_normal(rng, op.weight.shape, fan**-0.5), bias=bias)
-        case Dense():
-            layer = _weighted(op.layer, rng)
-            return Dense(layer) if isinstance(layer, Conv) else op
-        case Affine():
-            scale = 1 + _normal(rng, op.scale.shape, 0.1) if np.any(op.scale != 1) else op.scale
-            return Affine(scale, _normal(rng, op.shift.shape, 0.1) if np.any(op.shift) else op.shift)
-        case BiasMap():
-            return BiasMap(_normal(rng, op.values.shape, 0.1))
-        case Activation() if op.slope is not None:
-            return replace(op, slope=_normal(rng, op.slope.shape, 0.1))
-        case _:
-            return op
+    """Random weights, every layer with a bias; the ones of a scale and the zeros of a shift stay what they are."""
+    layer = layer_of(op)
+    if layer is not None:
+        fan = max(int(np.prod(layer.weight.shape[1:])), 1)
+        bias = _normal(rng, (layer.out_channels,), 0.1)
+        weight = _normal(rng, layer.weight.shape, fan**-0.5)
+        return with_weights(op, {"weight": weight, "bias": bias})
+    if isinstance(op, Affine):
+        scale = 1 + _normal(rng, op.scale.shape, 0.1) if np.any(op.scale != 1) else op.scale
+        return Affine(scale, _normal(rng, op.shift.shape, 0.1) if np.any(op.shift) else op.shift)
+    return with_weights(op, {name: _normal(rng, array.shape, 0.1) for name, array in weights(op).items()})
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> NDArray[np.float32]:

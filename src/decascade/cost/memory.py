@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decascade.cost.base import Cost
 from decascade.cost.count import bytes_of, parameters
 from decascade.ir.graph import Graph, Node, Tensor
-from decascade.ir.ops import Flatten, Identity
+from decascade.ir.ops.traits import is_view
 
 
 class Memory:
@@ -45,6 +45,6 @@ def _homes(nodes: Sequence[Node]) -> dict[str, str]:
     """Views and the tensor whose bytes they are."""
     home: dict[str, str] = {}
     for node in nodes:
-        if isinstance(node.op, (Identity, Flatten)):
+        if is_view(node.op):
             home[node.output] = home.get(node.inputs[0], node.inputs[0])
     return home

@@ -13,13 +13,11 @@ from decascade.cost.count import parameters
 from decascade.cost.layers import layer_text
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph, Node, Tensor
-from decascade.ir.ops import Activation, Affine, Flatten, Foreign, Identity
+from decascade.ir.ops.traits import joins_neighbours
 from decascade.reading.text import read_text
 
 COLUMNS = ("layer", "cost", "unit")
 """What the CSV must hold; `unit` may be left out, further columns are left alone."""
-FOLDED = (Identity, Flatten, Activation, Affine, Foreign)
-"""What a device runs within the layer before it, and what is the same before and after: free where there is no row for it."""
 
 
 class Table:
@@ -44,7 +42,7 @@ class Table:
             found = self._costs.get(text)
             if found is not None:
                 total += found
-            elif not isinstance(node.op, FOLDED):
+            elif not joins_neighbours(node.op):
                 missing.append(text)
         own = [text for node in nodes for text in [layer_text(node, tensors)] if node.origin and text in missing]
         if own:

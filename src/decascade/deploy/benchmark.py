@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.algebra.conv import Conv, ConvTranspose
+from decascade.algebra.conv import Conv
 from decascade.checking.models import Subject
 from decascade.cost import Cost, Target
 from decascade.cost.folding import folded
@@ -26,7 +26,8 @@ from decascade.deploy.tools import module
 from decascade.errors import UsageError
 from decascade.formats.onnx.model import OnnxModel
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Activation, Add, Dense, Foreign, Pad
+from decascade.ir.ops import Activation, Foreign, Pad
+from decascade.ir.ops.traits import takes_activation
 from decascade.regions.merge import sized
 from decascade.report.facts.bench import LayerCost, ModelCost, Spread, TargetFacts
 
@@ -34,8 +35,6 @@ F64 = NDArray[np.float64]
 Run = Callable[[], object]
 TIMED = ("onnxruntime", "litert", "litert:float")
 """Targets under which whole models are run and timed."""
-ABSORBING = (Conv, ConvTranspose, Dense, Add)
-"""What runtimes compute together with the activation behind it."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def layer_costs(target: Target, graph: Graph) -> tuple[LayerCost, ...]:
     for nodes, tensors in _units(graph):
         cost = target.segment_cost(nodes, tensors).value
         name = nodes[0].origin[0] if nodes[0].origin else nodes[0].name
-        kernel = next((n for n in nodes if isinstance(n.op, ABSORBING)), nodes[0])
+        kernel = next((n for n in nodes if takes_activation(n.op)), nodes[0])
         beside = [layer_text(n, tensors).partition(" ")[0] for n in nodes if n is not kernel]
         text = " + ".join([layer_text(kernel, tensors), *beside])
         found.append(LayerCost(name, text, cost))
@@ -104,7 +103,7 @@ def _units(graph: Graph) -> list[tuple[tuple[Node, ...], Any]]:
         unit = [node]
         if isinstance(node.op, Pad) and (reader := _only_reader(graph, node, Conv)) is not None:
             unit.append(reader)
-        if isinstance(unit[-1].op, ABSORBING) and (behind := _only_reader(graph, unit[-1], Activation)) is not None:
+        if takes_activation(unit[-1].op) and (behind := _only_reader(graph, unit[-1], Activation)) is not None:
             unit.append(behind)
         taken.update(n.name for n in unit)
         if not is_free(unit):

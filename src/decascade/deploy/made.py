@@ -14,7 +14,7 @@ from decascade.checking.samples import Batch
 from decascade.deploy.tools import version_of
 from decascade.errors import UsageError, VerificationError
 from decascade.ir.graph import Graph
-from decascade.report.facts.device import ChipFacts, EqualiseFacts, FidelityFacts, MicroFacts
+from decascade.report.facts.device import ChipFacts, EqualiseFacts, FidelityFacts, MicroFacts, StreamFacts
 from decascade.report.facts.report import VerificationFacts
 
 
@@ -57,6 +57,7 @@ class Made:
     equalised: EqualiseFacts | None = None
     tools: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    streamed: StreamFacts | None = None
 
     @property
     def versions(self) -> dict[str, str]:

@@ -7,10 +7,12 @@ from math import prod
 
 import numpy as np
 
-from decascade.errors import CannotInterpret
+from decascade.errors import CannotInterpret, GraphError
 from decascade.ir.graph import Graph, Node
+from decascade.ir.interpret import evaluate
 from decascade.ir.ops import Flatten, Foreign
 from decascade.ir.ops.moves import flatten
+from decascade.ir.ops.traits import is_view, moves_values
 
 LARGEST = 1 << 24
 """Entries that float32 can still number one by one."""
@@ -35,14 +37,15 @@ def _order(graph: Graph, before: Node, after: Node) -> Flatten | None:
     shape = graph.tensors[before.inputs[0]].shape if len(before.inputs) == 1 else None
     alone = len(graph.consumers[before.output]) == 1 and before.output not in graph.outputs
     sizes = [] if shape is None else [n for n in shape[1:] if isinstance(n, int)]
-    if not isinstance(before.op, Foreign) or before.op.evaluate is None or not alone or shape is None:
+    carried = isinstance(before.op, Foreign) and before.op.evaluate is not None
+    if not (carried or (moves_values(before.op) and not is_view(before.op))) or not alone or shape is None:
         return None
     if len(sizes) < len(shape) - 1 or len(sizes) < 2 or prod(sizes) > LARGEST:
         return None
     numbered = np.arange(prod(sizes), dtype=np.float32).reshape(1, *sizes)
     try:
-        moved = flatten(after.op, before.op.evaluate([numbered]))
-    except (CannotInterpret, ValueError, TypeError, RuntimeError):  # not made for such an input
+        moved = flatten(after.op, evaluate(before.op, [numbered]))
+    except (CannotInterpret, GraphError, ValueError, TypeError, RuntimeError):  # not made for such an input
         return None
     orders = (Flatten("channels_first"), Flatten("channels_last"))
     return next((o for o in orders if np.array_equal(flatten(o, [numbered]), moved)), None)

@@ -15,8 +15,9 @@ from decascade.algebra.conv import Conv
 from decascade.bounds.certificate import ActivationRecord
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.ops import Activation, Add
+from decascade.ir.ops.traits import with_channels
 from decascade.regions.candidates import Options
-from decascade.regions.deletion import columns, layer_of, narrow_tensor, narrowed, rows, with_layer, writers
+from decascade.regions.deletion import columns, layer_of, narrow_tensor, rows, with_layer, writers
 from decascade.regions.linearise import Change, Ints, instead, line_op, only
 from decascade.regions.lower import Refusal
 from decascade.regions.merge import merge_graph, sized
@@ -88,11 +89,11 @@ def _ways(
             elif node is old[0]:
                 op = with_layer(node.op, rows(layer_of(graph, node), channels))
             elif node is old[-2] and way == "linear":
-                narrow = narrowed(activation, channels)
+                narrow = with_channels(activation, channels)
                 assert isinstance(narrow, Activation)
                 op = line_op(narrow, part)
             else:
-                op = narrowed(node.op, channels)
+                op = with_channels(node.op, channels)
             output = names[node.output]
             tensors[output] = narrow_tensor(graph, node.output, output, layer.out_channels if node is after else len(channels))
             inputs = tuple(names.get(n, n) for n in node.inputs)

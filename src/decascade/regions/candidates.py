@@ -15,12 +15,12 @@ from decascade.cost import Cost, Target
 from decascade.cost.count import parameters
 from decascade.errors import AlgebraError
 from decascade.ir.graph import Graph, Node, Shape, Tensor
-from decascade.ir.ops import Dense, Flatten, Upsample
+from decascade.ir.ops import Dense, Flatten
 from decascade.regions.anysize import right_at_any_size
 from decascade.regions.forms import Builder, write_form
 from decascade.regions.kernels import Composed, Sketched
 from decascade.regions.lower import Refusal, is_convolution, lower
-from decascade.regions.transposed import fold, layers_of
+from decascade.regions.transposed import fold, layers_of, spreads
 
 FORMS: dict[Kind, tuple[str, ...]] = {
     "free": ("conv",),
@@ -80,7 +80,7 @@ def candidate(graph: Graph, sized: Graph, segment: Segment, options: Options) ->
     """
     if isinstance(segment.nodes[-1].op, Flatten):
         return Refusal("the run ends in a flatten: what comes before it is merged, the flatten stays")
-    if any(isinstance(n.op, (ConvTranspose, Upsample)) for n in segment.nodes):
+    if any(map(spreads, segment.nodes)):
         return _transposed(graph, sized, segment, options)
     program = lower(graph, segment.nodes, segment.entry, segment.exit)
     if isinstance(program, Refusal):

@@ -12,7 +12,8 @@ from decascade.algebra.conv import Conv
 from decascade.bounds.certificate import ActivationRecord
 from decascade.bounds.regimes import regimes
 from decascade.ir.graph import Graph, Node, Tensor
-from decascade.ir.ops import Activation, Affine, BiasMap, Dense, Flatten, Identity, Op, Pool
+from decascade.ir.ops import Activation, Dense, Flatten, Identity, Op, Pool, traits
+from decascade.ir.ops.traits import is_per_channel, with_channels
 from decascade.regions.linearise import F64, Change, Ints, instead, line
 from decascade.regions.lower import Refusal
 
@@ -56,7 +57,7 @@ def writers(graph: Graph, node: Node, what: str) -> list[Node] | Refusal:
         found.insert(0, writer)
         if layer_of(graph, writer) is not None:
             return found
-        if not _single(writer.op):
+        if not is_per_channel(writer.op):
             return Refusal(f"{what} channels of {node.name} stay: {writer.name} mixes them with others", node.name)
         name = writer.inputs[0]
 
@@ -87,18 +88,11 @@ def _hands_on(op: Op, size: tuple[int, ...] | None) -> bool:
     return isinstance(op, (Identity, Pool)) or (isinstance(op, Flatten) and size is not None)
 
 
-def _single(op: Op) -> bool:
-    """Whether every channel is made of the one channel of its number alone."""
-    depthwise = isinstance(op, Conv) and op.groups == op.in_channels == op.out_channels
-    return depthwise or isinstance(op, (Affine, Identity, Pool, BiasMap)) or (
-        isinstance(op, Activation) and op.kind != "softmax")
-
-
 def layer_of(graph: Graph, node: Node) -> Conv | None:
     """The layer of a node that mixes all channels of its input; a dense layer on the last of more axes does not."""
     if isinstance(node.op, Dense) and len(graph.shape(node.inputs[0]) or ()) != 2:
         return None
-    layer = node.op.layer if isinstance(node.op, Dense) else node.op
+    layer = traits.layer_of(node.op)
     return layer if isinstance(layer, Conv) and layer.groups == 1 else None
 
 
@@ -119,7 +113,7 @@ def _deleted(graph: Graph, before: Sequence[Node], after: Sequence[Node], kept: 
             if layer is None:
                 lanes[node.output] = _spread(node.op, lane, constants, graph.spatial(node.inputs[0]))
         else:
-            op = narrowed(node.op, kept)
+            op = with_channels(node.op, kept)
         output = narrow.get(node.output, node.output)
         count = len(lanes[node.output][0]) if node.output in lanes else len(kept)
         if output in narrow.values():
@@ -168,17 +162,3 @@ def columns(layer: Conv, kept: Ints, values: F64) -> Conv:
         total = layer.weight.astype(np.float64).sum(axis=tuple(range(2, layer.weight.ndim))) @ values
         bias = layer.bias64 + total
     return Conv(layer.weight[:, kept], bias, layer.stride, layer.dilation, layer.padding)
-
-
-def narrowed(op: Op, kept: Ints) -> Op:
-    """An operation on single channels, on some of them."""
-    if isinstance(op, Affine):
-        return Affine(op.scale[kept], op.shift[kept])
-    if isinstance(op, BiasMap):
-        return BiasMap(op.values[kept])
-    if isinstance(op, Conv):
-        bias = None if op.bias is None else op.bias[kept]
-        return Conv(op.weight[kept], bias, op.stride, op.dilation, op.padding, len(kept))
-    if isinstance(op, Activation) and op.slope is not None:
-        return replace(op, slope=op.slope[kept])
-    return op

@@ -6,19 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from decascade.algebra.border import Kind
-from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.cost import Cost, Target
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Add, Affine, Dense, Pad, Select, Slice
+from decascade.ir.ops import Affine, Dense
+from decascade.ir.ops.traits import folded_as, layer_of
 from decascade.regions.candidates import Candidate
 from decascade.regions.chains import Chain
 from decascade.regions.lower import is_convolution, is_linear
 from decascade.regions.partition import Block, Partition
 
-FOLDED: dict[type, str] = {
-    Affine: "scale and shift", Pad: "padding", Slice: "crop", Add: "skip", Select: "channel selection",
-}
-"""What a convolution can take up without being merged with another."""
 WORDS = {
     "conv": "",
     "shift": ", the inner bias carried by a constant added to its input",
@@ -36,10 +32,10 @@ def merged_reason(nodes: Sequence[Node], chosen: Candidate, new: Sequence[Node])
     A single layer that takes up what stands beside it is no merge of layers: "scale and shift folded into one 3x3
     convolution".
     """
-    kernels = [n for n in new if isinstance(n.op, (Conv, ConvTranspose, Dense))]
+    kernels = [n for n in new if layer_of(n.op) is not None]
     more = f" ({len(kernels)} convolutions)" if len(kernels) > 1 else ""
     if sum(map(is_convolution, nodes)) == 1:
-        words = dict.fromkeys(FOLDED[type(n.op)] for n in nodes if type(n.op) in FOLDED)
+        words = dict.fromkeys(taken for n in nodes if (taken := folded_as(n.op)))
         return f"{' and '.join(words) or 'neighbours'} folded into one {_kind(chosen, new)}{WORDS[chosen.form]}{more}"
     return f"{len(nodes)} layers -> one {_kind(chosen, new)}{WORDS[chosen.form]}{more}"
 

@@ -13,7 +13,7 @@ from decascade.bounds.backward import winners
 from decascade.bounds.box import Box
 from decascade.bounds.certificate import Certificate
 from decascade.bounds.interval import Bounds, propagate
-from decascade.bounds.prove.driver import UnknownSizeError, numbered
+from decascade.bounds.problem import UnknownSizeError, numbered
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import GlobalPool, Pool
 from decascade.regions.linearise import Claim, Ints

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,19 +13,25 @@ from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.algebra.program import Flat, LinearOp, Pick, Program, Scale, Stack, Step, Sum
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import (
+    Activation,
     Add,
     Affine,
+    BiasMap,
     Concat,
     Dense,
     Flatten,
+    Foreign,
     GlobalPool,
     Identity,
     Pad,
     Pool,
+    Product,
     Select,
     Slice,
     Upsample,
+    traits,
 )
+from decascade.ir.ops.table import Table
 
 
 @dataclass(frozen=True)
@@ -40,15 +46,8 @@ class Refusal:
 def is_linear(node: Node) -> bool:
     """Whether the node is an affine map of its inputs that the algebra has a form for."""
     op = node.op
-    if node.pinned or len(node.outputs) != 1:
-        return False
-    if isinstance(op, (Pool, GlobalPool)):
-        return op.kind == "avg"
-    if isinstance(op, Pad):
-        return op.value == 0 and op.channels == (0, 0)
-    if isinstance(op, Concat):
-        return op.axis == 1
-    return isinstance(op, (Conv, ConvTranspose, Dense, Affine, Flatten, Add, Select, Slice, Upsample, Identity))
+    form = None if node.pinned or len(node.outputs) != 1 or not traits.is_linear(op) else FORMS.get(op)
+    return form is not None and form.fits(op)
 
 
 OPEN_MAP = "a map whose size is not known before the model runs (fix it with --input-shape)"
@@ -56,7 +55,7 @@ OPEN_MAP = "a map whose size is not known before the model runs (fix it with --i
 
 def is_convolution(node: Node) -> bool:
     """Whether a user would call the node a layer of a cascade: it stores a kernel, or averages."""
-    return isinstance(node.op, (Conv, ConvTranspose, Dense, Pool, GlobalPool, Upsample))
+    return traits.is_layer(node.op)
 
 
 def lower(graph: Graph, nodes: Sequence[Node], entry: str, exit: str) -> Program | Refusal:  # noqa: A002 - the field's word
@@ -84,48 +83,97 @@ def lower(graph: Graph, nodes: Sequence[Node], entry: str, exit: str) -> Program
     return Program(tuple(steps), entry, exit, channels, size)
 
 
-def _lower_node(
-    node: Node, channels: dict[str, int], size: dict[str, tuple[int | None, ...]]
-) -> list[Step] | Refusal:
-    op, name = node.op, node.inputs[0]
-    known = tuple(n for n in size[name] if n is not None)
-    if isinstance(op, GlobalPool) or (isinstance(op, Pool) and _hangs_over(op)):
-        if len(known) < len(size[name]):
-            return Refusal(f"{node.name} averages over {OPEN_MAP}", node.name)
-        return _pool(node, op, channels, size, known)
-    if isinstance(op, Slice):
-        end = size[name][op.axis - 2]
-        if end is None:
-            return Refusal(f"{node.name} slices {OPEN_MAP}", node.name)
-        cut = tuple((-op.start, op.stop - end) if a == op.axis - 2 else (0, 0) for a in range(len(size[name])))
-        return [Step(pad(channels[name], cut), node.inputs, node.output)]
-    simple = _simple(node, channels[name], len(size[name]))
-    if simple is None:
+Channels = dict[str, int]
+Sizes = dict[str, tuple[int | None, ...]]
+
+
+def _lower_node(node: Node, channels: Channels, size: Sizes) -> list[Step] | Refusal:
+    form = FORMS.get(node.op)
+    if form is None:
         return Refusal(f"{node.name} has no convolution form here", node.name)
-    return [Step(simple, node.inputs, node.output)]
+    made = form.lower(node, node.op, channels, size)
+    return made if isinstance(made, (list, Refusal)) else [Step(made, node.inputs, node.output)]
 
 
-def _simple(node: Node, channels: int, rank: int) -> LinearOp | None:
-    op = node.op
-    if isinstance(op, Conv):
-        return op
-    if isinstance(op, Dense):
-        return op.layer
-    if isinstance(op, Affine):
-        return scale_shift(op.scale, op.shift if np.any(op.shift) else None, rank)
-    if isinstance(op, Pool):
-        return average_pool(channels, op.kernel, op.stride, op.padding, op.dilation)
-    if isinstance(op, Flatten):
-        return Flat(op.order == "channels_last") if rank else Sum((1,))
-    if isinstance(op, Pad):
-        return pad(channels, op.pads)
-    if isinstance(op, Add):
-        return Sum(op.signs or (1,) * len(node.inputs))
-    if isinstance(op, Identity):
-        return Sum((1,))
-    if isinstance(op, Select):
-        return Pick(op.indices)
-    return Stack() if isinstance(op, Concat) else None
+def _always(_: Any) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Form:
+    """How an operation becomes steps of a program (one, where it is a single operation of the algebra), or why it does not;
+    `fits`: whether its fields allow a form at all."""
+
+    lower: Callable[[Node, Any, Channels, Sizes], LinearOp | list[Step] | Refusal]
+    fits: Callable[[Any], bool] = _always
+
+
+def _conv(_: Node, op: Conv, __: Channels, ___: Sizes) -> LinearOp:
+    return op
+
+
+def _dense(_: Node, op: Dense, __: Channels, ___: Sizes) -> LinearOp:
+    return op.layer
+
+
+def _affine(node: Node, op: Affine, _: Channels, size: Sizes) -> LinearOp:
+    return scale_shift(op.scale, op.shift if np.any(op.shift) else None, len(size[node.inputs[0]]))
+
+
+def _flatten(node: Node, op: Flatten, _: Channels, size: Sizes) -> LinearOp:
+    return Flat(op.order == "channels_last") if size[node.inputs[0]] else Sum((1,))
+
+
+def _pad(node: Node, op: Pad, channels: Channels, _: Sizes) -> LinearOp:
+    return pad(channels[node.inputs[0]], op.pads)
+
+
+def _pads_with_zeros(op: Pad) -> bool:
+    return op.value == 0 and op.channels == (0, 0)
+
+
+def _add(node: Node, op: Add, _: Channels, __: Sizes) -> LinearOp:
+    return Sum(op.signs or (1,) * len(node.inputs))
+
+
+def _identity(_: Node, __: Identity, ___: Channels, ____: Sizes) -> LinearOp:
+    return Sum((1,))
+
+
+def _select(_: Node, op: Select, __: Channels, ___: Sizes) -> LinearOp:
+    return Pick(op.indices)
+
+
+def _concat(_: Node, __: Concat, ___: Channels, ____: Sizes) -> LinearOp:
+    return Stack()
+
+
+def _of_channels(op: Concat) -> bool:
+    return op.axis == 1
+
+
+def _slice(node: Node, op: Slice, channels: Channels, size: Sizes) -> LinearOp | Refusal:
+    name = node.inputs[0]
+    end = size[name][op.axis - 2]
+    if end is None:
+        return Refusal(f"{node.name} slices {OPEN_MAP}", node.name)
+    cut = tuple((-op.start, op.stop - end) if a == op.axis - 2 else (0, 0) for a in range(len(size[name])))
+    return pad(channels[name], cut)
+
+
+def _in_pairs_only(node: Node, _: Any, __: Channels, ___: Sizes) -> Refusal:
+    """`transposed` folds it with its neighbours where that is exact; a program has no step for it."""
+    return Refusal(f"{node.name} has no convolution form here", node.name)
+
+
+def _average(node: Node, op: Pool | GlobalPool, channels: Channels, size: Sizes) -> LinearOp | list[Step] | Refusal:
+    name = node.inputs[0]
+    if isinstance(op, Pool) and not _hangs_over(op):
+        return average_pool(channels[name], op.kernel, op.stride, op.padding, op.dilation)
+    known = tuple(n for n in size[name] if n is not None)
+    if len(known) < len(size[name]):
+        return Refusal(f"{node.name} averages over {OPEN_MAP}", node.name)
+    return _pool(node, op, channels, size, known)
 
 
 def _hangs_over(op: Pool) -> bool:
@@ -158,3 +206,19 @@ def _window_share(size: int, positions: int, taps: int, stride: int, step: int, 
     """Per position the window's length over the number of its taps on the map."""
     at = stride * np.arange(positions)[:, None] + start + step * np.arange(taps)[None, :]
     return taps / np.maximum(((at >= 0) & (at < size)).sum(axis=1), 1).astype(np.float64)
+
+
+FORMS: Table[Form] = Table(
+    "the regions",
+    {
+        Conv: Form(_conv), Dense: Form(_dense), Affine: Form(_affine), Pool: Form(_average), GlobalPool: Form(_average),
+        Flatten: Form(_flatten), Pad: Form(_pad, _pads_with_zeros), Add: Form(_add), Concat: Form(_concat, _of_channels),
+        Select: Form(_select), Slice: Form(_slice), Identity: Form(_identity),
+        **dict.fromkeys((ConvTranspose, Upsample), Form(_in_pairs_only)),
+    },
+    {
+        BiasMap: "a constant that differs from position to position is no convolution",
+        **dict.fromkeys((Product, Activation), "not linear"), Foreign: "nothing is known of it",
+    },
+)
+"""What has no form ends a cascade."""

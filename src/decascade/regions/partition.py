@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from decascade.cost import Cost
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Flatten, Identity
+from decascade.ir.ops.traits import is_view
 from decascade.regions.candidates import Candidate, Options, Segment, candidate
 from decascade.regions.chains import Chain, Unit
 from decascade.regions.lower import Refusal
@@ -155,4 +155,4 @@ class Partition:
 
 def _layers(nodes: Sequence[Node]) -> int:
     """Operations that do something: a dropout or a flatten alone is no reason to write a layer anew."""
-    return sum(not isinstance(n.op, (Identity, Flatten)) for n in nodes)
+    return sum(not is_view(n.op) for n in nodes)

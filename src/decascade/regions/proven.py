@@ -10,7 +10,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from decascade.bounds import Box, Certificate, prove
-from decascade.bounds.prove.driver import Progress
 from decascade.cost import Cost
 from decascade.ir.graph import Graph, Node
 from decascade.regions.bypass import Bypass
@@ -19,6 +18,7 @@ from decascade.regions.deletion import DeleteConstant
 from decascade.regions.fixed_pools import select_winners
 from decascade.regions.linearise import Change, Claim, DropLinear, Linearised, Rewrite, linearise, restored, weaker
 from decascade.regions.merge import Cascade, merge_graph, sized
+from decascade.typing import Progress
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,13 +18,10 @@ import numpy as np
 from decascade.algebra.conv import Conv
 from decascade.cost import Target
 from decascade.ir.graph import Graph, Node, Tensor
-from decascade.ir.ops import Activation, Affine, GlobalPool, Op, Pool
+from decascade.ir.ops import Affine, GlobalPool, Op, Pool
+from decascade.ir.ops.traits import is_homogeneous, is_monotone, is_total
 from decascade.ir.shapes import infer
 from decascade.regions.candidates import Options
-
-HOMOGENEOUS = {"relu", "leaky_relu", "prelu"}
-MONOTONE = {"relu", "clip", "sigmoid", "tanh", "softplus", "softsign", "exp", "selu"}
-"""Not sqrt: it is no number below zero, and what a maximum makes of that differs."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class ScaleFirst:
 
     def applies(self, graph: Graph, first: Node, second: Node, target: Target) -> bool:
         scale = second.op
-        if not isinstance(first.op, Activation) or first.op.kind not in HOMOGENEOUS or not isinstance(scale, Affine):
+        if not is_homogeneous(first.op) or not isinstance(scale, Affine):
             return False
         before = graph.producer.get(first.inputs[0])
         takes_it = before is not None and isinstance(before.op, (Conv, Affine)) and not before.pinned
@@ -69,10 +66,10 @@ class MaxPoolFirst:
     words: ClassVar[str] = "max pool moved before a monotone activation"
 
     def applies(self, graph: Graph, first: Node, second: Node, target: Target) -> bool:
-        if not isinstance(first.op, Activation) or not isinstance(second.op, (Pool, GlobalPool)) or second.op.kind != "max":
+        if not isinstance(second.op, (Pool, GlobalPool)) or second.op.kind != "max":
             return False
-        kind, params = first.op.kind, first.op.params
-        monotone = kind in MONOTONE or (kind in {"leaky_relu", "elu", "hard_sigmoid"} and params[0] >= 0)
+        # a square root is no number below zero, and what a maximum makes of that differs
+        monotone = is_monotone(first.op) and is_total(first.op)
         same_rank = not isinstance(second.op, GlobalPool) or second.op.keepdims
         return monotone and same_rank and _cheaper(graph, first, second, target)
 

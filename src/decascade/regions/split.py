@@ -9,6 +9,7 @@ from decascade.algebra.factor import splits
 from decascade.cost import Cost, Target
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.ops import Dense
+from decascade.ir.ops.traits import layer_of
 from decascade.ir.shapes import infer
 from decascade.regions.storage import unstorable
 
@@ -18,7 +19,7 @@ LARGEST = 1 << 21
 
 def cheaper_split(graph: Graph, sized: Graph, node: Node, target: Target) -> tuple[tuple[Node, Node], Tensor, Cost] | None:
     """The cheapest exact split of a convolution or dense layer, its middle tensor and its cost; None if none pays."""
-    layer = node.op.layer if isinstance(node.op, Dense) else node.op
+    layer = layer_of(node.op)
     if not isinstance(layer, Conv) or node.pinned or layer.weight.size > LARGEST:
         return None
     found = list[tuple[Cost, tuple[Node, Node], Tensor]]()

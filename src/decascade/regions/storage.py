@@ -8,7 +8,8 @@ import numpy as np
 
 from decascade.algebra.floats import FloatType, float_type, rounded
 from decascade.ir.graph import Node, Tensor
-from decascade.ir.ops import Op, definition_of
+from decascade.ir.ops import Op
+from decascade.ir.ops.traits import weights as weights_of
 from decascade.regions.lower import Refusal
 
 
@@ -30,7 +31,7 @@ def _misfit(op: Op, dtype: str, kind: FloatType) -> tuple[str, dict[str, float]]
     may be as much as all weights of the layer are together worth, measured by the largest of them: more than u of it, the
     error that every weight has.  float32 and wider are taken to flush such weights to zero, as many devices do.
     """
-    weights = [np.asarray(w, np.float64) for w in definition_of(op).weights(op).values()]
+    weights = [np.asarray(w, np.float64) for w in weights_of(op).values()]
     if not all(np.isfinite(w).all() for w in weights):
         return "its weights would not be finite", {}
     largest = max((float(np.abs(w).max(initial=0.0)) for w in weights), default=0.0)
@@ -40,7 +41,7 @@ def _misfit(op: Op, dtype: str, kind: FloatType) -> tuple[str, dict[str, float]]
     flushed = dtype != "float16"
     lost = max((_lost(w, dtype, kind, flushed) for w in weights), default=0.0)
     if lost > kind.u * largest:
-        words = f"the merged weights, at most {largest:.3g}, are too small for {dtype}, whose normal numbers begin at {kind.tiny:.3g}"
+        words = f"the merged weights, at most {largest:.3g}, are too small for {dtype}, which is coarse below {kind.tiny:.3g}"
         return words, {"weight": largest, "limit": kind.tiny}
     return None
 

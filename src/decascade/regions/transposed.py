@@ -10,14 +10,33 @@ padding cuts off:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from decascade.algebra.affine import pad, scale_shift, upsample
 from decascade.algebra.compose import as_transpose, compose
 from decascade.algebra.conv import Conv, ConvTranspose, Layer
 from decascade.errors import AlgebraError
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Affine, Identity, Pad, Upsample
+from decascade.ir.ops import (
+    Activation,
+    Add,
+    Affine,
+    BiasMap,
+    Concat,
+    Dense,
+    Flatten,
+    Foreign,
+    GlobalPool,
+    Identity,
+    Pad,
+    Pool,
+    Product,
+    Select,
+    Slice,
+    Upsample,
+)
+from decascade.ir.ops.table import Table
 from decascade.regions.lower import Refusal
 
 
@@ -29,17 +48,48 @@ def layers_of(graph: Graph, nodes: Sequence[Node]) -> list[Layer] | Refusal:
         if len(node.inputs) != 1 or shape is None or not isinstance(shape[1], int):
             return Refusal(f"{node.name} and a transposed convolution do not make one layer", node.name)
         channels, rank = shape[1], len(shape) - 2
-        if isinstance(node.op, (Conv, ConvTranspose)):
-            found.append(node.op)
-        elif isinstance(node.op, Upsample):
-            found.append(upsample(channels, node.op.factor))
-        elif isinstance(node.op, Affine):
-            found.append(scale_shift(node.op.scale, node.op.shift, rank))
-        elif isinstance(node.op, Pad):
-            found.append(pad(channels, node.op.pads))
-        elif not isinstance(node.op, Identity):
+        made = LAYERS.get(node.op)
+        if made is None:
             return Refusal(f"{node.name} and a transposed convolution do not make one layer", node.name)
+        layer = made(node.op, channels, rank)
+        found += [] if layer is None else [layer]
     return found
+
+
+def spreads(node: Node) -> bool:
+    """Whether a chain with this node is folded here, and not as a program."""
+    return isinstance(node.op, (ConvTranspose, Upsample))
+
+
+def _itself(op: Layer, _: int, __: int) -> Layer:
+    return op
+
+
+def _nothing(_: Identity, __: int, ___: int) -> None:
+    return None
+
+
+def _upsample(op: Upsample, channels: int, _: int) -> Layer:
+    return upsample(channels, op.factor)
+
+
+def _affine(op: Affine, _: int, rank: int) -> Layer:
+    return scale_shift(op.scale, op.shift, rank)
+
+
+def _pad(op: Pad, channels: int, _: int) -> Layer:
+    return pad(channels, op.pads)
+
+
+LAYERS: Table[Callable[[Any, int, int], Layer | None]] = Table(
+    "chains with a transposed convolution",
+    {Conv: _itself, ConvTranspose: _itself, Upsample: _upsample, Affine: _affine, Pad: _pad, Identity: _nothing},
+    {
+        **dict.fromkeys((Dense, Flatten, Select, Slice, Concat, Add, Pool, GlobalPool), "does not fold into one layer here"),
+        **dict.fromkeys((BiasMap, Product, Activation, Foreign), "in no cascade"),
+    },
+)
+"""A node as a layer, from its operation, its channels and its spatial axes; None for one that does nothing."""
 
 
 def fold(layers: Sequence[Layer]) -> Layer | Refusal:

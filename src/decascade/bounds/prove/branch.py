@@ -18,11 +18,12 @@ from decascade.bounds.backward import Tracer
 from decascade.bounds.prove.cuts import cuts_of
 from decascade.bounds.prove.exact import Answer, gets_to
 from decascade.bounds.prove.network import Network
-from decascade.bounds.prove.program import Multipliers, Reals, States, UnsolvedError, solve
+from decascade.bounds.prove.program import Multipliers, States, UnsolvedError, solve
 from decascade.bounds.prove.relax import Relaxation, ascend
 from decascade.bounds.prove.solver_process import here
-from decascade.bounds.prove.unroll import F64, Unrolled, unroll
+from decascade.bounds.prove.unroll import Unrolled, unroll
 from decascade.errors import CannotInterpret
+from decascade.typing import F64, Reals
 
 LARGEST = 1_500_000
 """Entries of the dense blocks of a network that is not too large for many branches at once."""
@@ -74,7 +75,7 @@ def gets_past(
     run: Callable[..., Answer] = here,
 ) -> Answer:
     """Whether direction · neuron gets to `past` or below anywhere in the box: settled if it does not, and else an input where
-    it does, if there was time to find one.  `run`: here, or `Aside.ask`."""
+    it does, if there was time to find one.  `run`: here, or `SolverProcess.ask`."""
     start = perf_counter()
     try:
         found = unroll(tracer, tensor, channel, position, direction)

@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from decascade.bounds.prove.network import Network
 from decascade.bounds.prove.program import Cuts, UnsolvedError, solve
+from decascade.typing import F64, Bools
 
-F64 = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 ROUNDS = 2
 """Of cuts.  More raise the bound further, but what they gain is less than the multipliers that each of them adds cost."""
 VIOLATED = 1e-4

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from decascade.bounds.backward import Tracer
 from decascade.bounds.prove.solver_process import here
-from decascade.bounds.prove.unroll import F64, Unrolled, unroll
+from decascade.bounds.prove.unroll import Unrolled, unroll
 from decascade.errors import CannotInterpret
+from decascade.typing import F64
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ def lowest(
     """The lowest value of direction · neuron over the box, or a bound on it.
 
     `binaries`: how many ReLUs, the nearest to the neuron first, are exact; the rest are between a ReLU and its chord.
-    `run`: here, or `Aside.ask`.
+    `run`: here, or `SolverProcess.ask`.
     """
     try:
         found = unroll(tracer, tensor, channel, position, direction)

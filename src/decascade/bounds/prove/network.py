@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.bounds.prove.unroll import F64, Unrolled
+from decascade.bounds.prove.unroll import Unrolled
+from decascade.typing import F64
 
 
 @dataclass(frozen=True, eq=False)

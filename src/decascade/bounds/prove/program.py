@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.bounds.prove.network import Network
-from decascade.bounds.prove.unroll import F64
+from decascade.typing import F64, Reals
 
-Reals = NDArray[np.floating[Any]]
 States = NDArray[np.int8]
 """Of ReLUs: 0 free, ±1 assumed active or inactive, ±2 so on all inputs."""
 

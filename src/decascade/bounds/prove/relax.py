@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.bounds.prove.network import Network
-from decascade.bounds.prove.program import Cuts, Multipliers, Reals, States
-from decascade.bounds.prove.unroll import F64
+from decascade.bounds.prove.program import Cuts, Multipliers, States
+from decascade.typing import F64, Reals
 
 BETA, SQUARES, LAST = 0.9, 0.99, 0.15
 """Adam's memory of gradients and of squares, and what is left of a rate at the last step."""

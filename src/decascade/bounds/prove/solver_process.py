@@ -1,7 +1,7 @@
 """A process of its own for what would hold the interpreter's lock: searches then do not slow down what runs beside them.
 
-It is told functions of this package and what they are given, pickled, on its standard input, and answers on its standard
-output; nothing but its parent writes to it.  `multiprocessing` would run the caller's main module a second time, which a
+It reads functions of this package and their arguments, pickled, on its standard input, and answers on its standard output;
+nothing but its parent writes to it.  `multiprocessing` would run the caller's main module a second time, which a
 script without a guard does not stand; here nothing but this package is imported.
 """
 
@@ -19,6 +19,8 @@ from time import perf_counter
 from typing import IO, Any, TypeVar
 
 T = TypeVar("T")
+Run = Callable[..., Any]
+"""Runs a function of its arguments: `here` or `SolverProcess.ask`."""
 UP = b"+"
 """What it writes once it has loaded what it needs."""
 LOADED = "decascade.bounds.prove.branch", "decascade.bounds.prove.exact", "scipy.optimize", "scipy.sparse"
@@ -31,7 +33,7 @@ def here(function: Callable[..., T], *given: Any) -> T:
     return function(*given)
 
 
-class Aside:
+class SolverProcess:
     """`ask` from one thread at a time; `close` from any.  Until the process is up, and where it cannot be started, what is
     asked is run here."""
 
@@ -41,8 +43,8 @@ class Aside:
         self.spent = 0.0
 
     def ask(self, function: Callable[..., T], *given: Any) -> T:
-        """What a function, found by its name in its module, returns.  Where the process cannot tell, also because the function
-        raised something, it is run here.
+        """What a function, found by its name in its module, returns.  Where the process cannot answer, also because the
+        function raised something, it is run here.
 
         Raises:
             EOFError: closed.
@@ -53,7 +55,7 @@ class Aside:
             self.up.clear()
         start = perf_counter()
         if self.closed:
-            raise EOFError("the process beside was closed")
+            raise EOFError("the solver process was closed")
         found = function(*given)
         self.spent += perf_counter() - start
         self._start()
@@ -68,8 +70,8 @@ class Aside:
         if self.process is not None:
             Thread(target=self._listen, args=(_pipes(self.process)[1],), daemon=True).start()
 
-    def _listen(self, told: IO[bytes]) -> None:
-        if told.read(len(UP)) == UP:
+    def _listen(self, answers: IO[bytes]) -> None:
+        if answers.read(len(UP)) == UP:
             self.up.set()
 
     def close(self) -> None:
@@ -85,9 +87,9 @@ class Aside:
 
 
 def _asked(process: subprocess.Popen[bytes], function: Callable[..., T], given: tuple[Any, ...]) -> T:
-    told, answers = _pipes(process)
-    pickle.dump((function, given), told, pickle.HIGHEST_PROTOCOL)
-    told.flush()
+    questions, answers = _pipes(process)
+    pickle.dump((function, given), questions, pickle.HIGHEST_PROTOCOL)
+    questions.flush()
     return pickle.load(answers)
 
 

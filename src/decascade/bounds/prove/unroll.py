@@ -15,16 +15,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.bounds.adjoint import Form, merged, pull
+from decascade.bounds.adjoint import Form, can_pull, merged, pull
 from decascade.bounds.backward import Tracer
-from decascade.bounds.forward import column, is_linear
+from decascade.bounds.forward import column
 from decascade.bounds.regimes import regime_of, regimes
 from decascade.errors import CannotInterpret
 from decascade.ir.graph import Node
 from decascade.ir.ops import Activation
+from decascade.typing import F64, Ints
 
-F64 = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Index = tuple[int, ...]
 Entries = tuple[Ints, Ints, F64]
 """Row, column and value of the entries of a sparse matrix, those of one place to be added up."""
@@ -170,7 +169,7 @@ class _Unroller:
             if not np.isfinite(slack).all() or form.coefficients.size > MOST_ENTRIES:
                 raise CannotInterpret(f"{node.name} is too large or unknown")
             error += np.tensordot(slack, np.abs(form.coefficients), slack.ndim)
-            if is_linear(node.op):
+            if can_pull(node.op):
                 back, constant = pull(node.op, form, [self.tracer.shape(n) for n in node.inputs])
             elif isinstance(node.op, Activation) and regimes(node.op, 1):
                 back, constant = self._split(node, form, leaves)

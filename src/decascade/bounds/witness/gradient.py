@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from decascade.bounds.adjoint import Form, clipped, merged, pull
-from decascade.bounds.forward import Values, column, fit, is_linear, run, taps
+from decascade.bounds.adjoint import Form, can_pull, clipped, merged, pull
+from decascade.bounds.backward import EXACT
+from decascade.bounds.forward import Values, column, fit, run, taps
 from decascade.bounds.regimes import value
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Activation, GlobalPool, Pool, Product
+from decascade.ir.ops import Activation, Foreign, GlobalPool, Pool, Product
+from decascade.ir.ops.table import Table
+from decascade.ir.ops.traits import is_element_wise
 
 Watch = Callable[[str, Values], None]
 
@@ -23,7 +27,7 @@ def gradient(
     `inputs` (C, *S, N).  `seed`: the form from the tensor's values, its last axis the sample axis.  `watch` is shown every
     tensor on the way.
     """
-    needed = {name for n in graph.nodes if not is_linear(n.op) for name in n.inputs}
+    needed = {name for n in graph.nodes if not can_pull(n.op) for name in n.inputs}
     shapes, values = dict[str, tuple[int, ...]](), dict[str, Values]()
 
     def see(tensor: str, x: Values) -> None:
@@ -44,17 +48,20 @@ def gradient(
 
 
 def _back(node: Node, form: Form, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Values]) -> Sequence[Form]:
-    op, source = node.op, node.inputs[0] if node.inputs else ""
-    if is_linear(op):
-        return pull(op, form, [shapes[n] for n in node.inputs])[0]
-    if isinstance(op, Activation) and op.kind != "softmax":
-        return [Form(form.coefficients * slope(op, values[source][form.where]), form.window)]
-    if isinstance(op, Product):
-        factors = [values[n] for n in node.inputs]
-        return [_to_factor(form, i, factors) for i in range(len(factors))]
-    if isinstance(op, (Pool, GlobalPool)):
-        return [_to_winner(op, form, values[source])]
-    return []
+    if can_pull(node.op):
+        return pull(node.op, form, [shapes[n] for n in node.inputs])[0]
+    rule = GRADIENTS.get(node.op)
+    return [] if rule is None else rule(node.op, form, [values[n] for n in node.inputs])
+
+
+def _to_argument(op: Activation, form: Form, values: Sequence[Values]) -> list[Form]:
+    if not is_element_wise(op):
+        return []
+    return [Form(form.coefficients * slope(op, values[0][form.where]), form.window)]
+
+
+def _to_factors(_: Product, form: Form, values: Sequence[Values]) -> list[Form]:
+    return [_to_factor(form, i, values) for i in range(len(values))]
 
 
 def slope(op: Activation, x: Values) -> Values:
@@ -80,7 +87,8 @@ def _to_factor(form: Form, i: int, factors: Sequence[Values]) -> Form:
     return Form(a.sum(axis=repeated, keepdims=True) if repeated else a, window)
 
 
-def _to_winner(op: Pool | GlobalPool, form: Form, x: Values) -> Form:
+def _to_winner(op: Pool | GlobalPool, form: Form, values: Sequence[Values]) -> list[Form]:
+    x = values[0]
     size, a = x.shape[1:-1], form.coefficients
     if isinstance(op, GlobalPool):
         a = a.reshape(a.shape[0], *(1,) * len(size), a.shape[-1])
@@ -97,7 +105,16 @@ def _to_winner(op: Pool | GlobalPool, form: Form, x: Values) -> Form:
     for i, (_, at) in enumerate(taps(op.kernel, op.stride, op.dilation, a.shape[1:-1])):
         buffer[(slice(None), *at)] += np.where(winner == i, a, a.dtype.type(0))
     starts = [w[0] * s - p[0] for w, s, p in zip(form.window, op.stride, op.padding, strict=True)]
-    return clipped(buffer, starts, size)
+    return [clipped(buffer, starts, size)]
 
+
+GRADIENTS: Table[Callable[[Any, Form, Sequence[Values]], list[Form]]] = Table(
+    "gradients",
+    {Activation: _to_argument, Product: _to_factors, Pool: _to_winner, GlobalPool: _to_winner},
+    {**EXACT, Foreign: "no gradient passes what is not understood"},
+)
+"""The forms on the inputs of what is not linear; no gradient passes what has no rule.
+
+The maximum is the only pool that comes here: averages are linear."""
 
 __all__ = ["Watch", "gradient", "slope"]

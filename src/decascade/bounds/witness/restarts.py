@@ -1,4 +1,4 @@
-"""Pictures that took a neuron nearest to where it is wanted, and kicks of them, from which ascents begin anew.
+"""Pictures that took a neuron nearest to where it is wanted, and perturbations of them, from which ascents start again.
 
 Where ascents end in many different places, one that begins beside the best so far gets further than one that begins anywhere:
 iterated local search (Lourenço, Martin and Stützle 2003), here with several best ones, of which a new one replaces the worst.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from decascade.bounds.forward import Values
-from decascade.bounds.witness.starts import Limits
+from decascade.bounds.problem import Limits
 
 Key = tuple[str, int, int]
 """An activation, a channel and a direction."""
@@ -22,7 +22,7 @@ POOL = 8
 MOST = 2**28
 """Bytes of pictures that are kept of all."""
 GENTLEST = 2.0
-"""Kicks are of a share of the entries between one and a tenth to this power, all orders of magnitude alike."""
+"""Perturbed is a share of the entries between one and a tenth to this power, all orders of magnitude alike."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class Near:
 
 
 @dataclass(eq=False)
-class Kicks:
+class Restarts:
     """The nearest of each key."""
 
     pools: dict[Key, list[Near]] = field(default_factory=dict[Key, list[Near]])
@@ -63,15 +63,15 @@ class Kicks:
         self.pools = {k: pool for k, pool in self.pools.items() if k[0] != name or k in keys}
 
     def start(self, key: Key, limits: Limits, rng: np.random.Generator) -> tuple[Mapping[str, Values], Spot] | None:
-        """One of them after a kick, and the spot that it is for; None where there is none."""
+        """One of them, perturbed, and the spot that it is for; None where there is none."""
         pool = self.pools.get(key)
         if not pool:
             return None
         near = pool[int(rng.integers(len(pool)))]
-        return kicked(near.picture, limits, rng), near.spot
+        return perturbed(near.picture, limits, rng), near.spot
 
 
-def kicked(picture: Mapping[str, Values], limits: Limits, rng: np.random.Generator) -> dict[str, Values]:
+def perturbed(picture: Mapping[str, Values], limits: Limits, rng: np.random.Generator) -> dict[str, Values]:
     """The picture (C, *S) per input with a random share of its entries anywhere in the box."""
     share, anywhere = 10 ** (-GENTLEST * rng.random()), limits.at(lambda shape: rng.random((*shape, 1)))
     return {n: np.where(rng.random(v.shape) < share, anywhere[n][..., 0], v) for n, v in picture.items()}

@@ -7,13 +7,11 @@ one.  Memory stays at a batch: files are read row by row, what is compressed or 
 
 from __future__ import annotations
 
-import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from shutil import rmtree
 from typing import Any, cast
 
 import numpy as np
@@ -27,6 +25,7 @@ from decascade.compression.data.stream import spooled
 from decascade.compression.torch_graph.ops import load_torch
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph
+from decascade.scratch import Scratch
 
 Indices = NDArray[np.int64]
 IN_MEMORY = 2**28
@@ -182,8 +181,9 @@ class _Folder:
     """A temporary folder that goes when the last dataset that reads from it has gone."""
 
     def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="decascade-"))
-        weakref.finalize(self, rmtree, self.path, ignore_errors=True)
+        held = Scratch()
+        self.path = held.path
+        weakref.finalize(self, held.close)
 
 
 def _temporary() -> tuple[Path, _Folder]:

@@ -22,6 +22,7 @@ from decascade.compression.torch_graph.ops import load_torch
 from decascade.errors import DataWarning
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Activation, Affine, Dense
+from decascade.ir.ops.traits import layer_of
 
 SAMPLES = 256
 ROOM = 2**28
@@ -110,7 +111,7 @@ def _ratios(graph: Graph, values: Mapping[str, Any]) -> Iterator[float]:
 
 def _bias(graph: Graph, node: Node) -> NDArray[np.float64] | None:
     """What a layer and the normalisation behind it add; None for what has none or is counted with its normalisation."""
-    layer = _layer(node)
+    layer = layer_of(node.op)
     if layer is not None:
         behind = graph.consumers[node.output]
         scaled = len(behind) == 1 and isinstance(behind[0].op, Affine)
@@ -118,14 +119,10 @@ def _bias(graph: Graph, node: Node) -> NDArray[np.float64] | None:
     if not isinstance(node.op, Affine):
         return None
     before = graph.producer.get(node.inputs[0])
-    inner = None if before is None else _layer(before)
+    inner = None if before is None else layer_of(before.op)
     if inner is None or len(inner.bias64) != len(node.op.scale):
         return node.op.shift.astype(np.float64)
     return node.op.scale * inner.bias64 + node.op.shift
-
-
-def _layer(node: Node) -> Conv | ConvTranspose | None:
-    return node.op.layer if isinstance(node.op, Dense) else node.op if isinstance(node.op, Conv | ConvTranspose) else None
 
 
 def _saturation(graph: Graph, values: Mapping[str, Any]) -> float:

@@ -29,6 +29,7 @@ FALLS = 5
 """Falls back before a training is given up."""
 END = 0.5
 """Seconds for putting the best weights into the graph."""
+ENDINGS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 SAVED = 60.0
 """Seconds between checkpoints."""
 
@@ -115,9 +116,11 @@ class Training:
                 self._after(asked())
         self._end()
 
-    def walk(self, steps: int) -> None:
-        """So many steps at the highest rate, and nothing else."""
+    def walk(self, steps: int, until: float | None = None) -> None:
+        """So many steps at the highest rate, and nothing else; none begins after `until` seconds on the clock."""
         for _ in range(steps):
+            if until is not None and self.setting.clock.elapsed > until:
+                return
             self._step(self.setting.schedule.warm)
             self.state.step += 1
 
@@ -246,13 +249,19 @@ class Training:
     def _save(self) -> None:
         setting = self.setting
         assert setting.folder is not None
-        self.state.save(setting.folder, setting.clock.elapsed, setting.fingerprint, {**setting.more, "losses": self.losses})
+        try:
+            self.state.save(setting.folder, setting.clock.elapsed, setting.fingerprint, {**setting.more, "losses": self.losses})
+        except OSError as error:  # the training is worth more than its checkpoint
+            told = error.strerror or error
+            note = f"no checkpoint could be written to {setting.folder} ({told}): the training went on without"
+            self.state.notes += [] if note in self.state.notes else [note]
         self.saved = monotonic()
 
 
 @contextmanager
 def _interruption() -> Generator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed.  The first time is only noted, so that no step is torn; the second time is raised."""
+    """Whether Ctrl-C was pressed, or the process was asked to end in another way that it heeds (see `cli.shell`).  The first
+    time is only noted, so that no step is torn; the second time is raised."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
@@ -263,8 +272,10 @@ def _interruption() -> Generator[Callable[[], bool]]:
             raise KeyboardInterrupt
         pressed.append(number)
 
-    before = signal.signal(signal.SIGINT, note)
+    heeded = [s for s in ENDINGS if s == signal.SIGINT or signal.getsignal(s) is signal.default_int_handler]
+    before = {number: signal.signal(number, note) for number in heeded}
     try:
         yield lambda: bool(pressed)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

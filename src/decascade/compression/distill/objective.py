@@ -16,9 +16,10 @@ from typing import Any
 
 from decascade.compression.divergence import Output
 from decascade.compression.torch_graph.graph import Lowered
-from decascade.compression.torch_graph.ops import load_torch
+from decascade.compression.torch_graph.ops import load_torch, passes_gradient
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Activation, Affine, Flatten, Foreign, GlobalPool, Identity, Pool
+from decascade.ir.ops import Activation, Affine, Flatten, GlobalPool, Identity, Pool
+from decascade.ir.ops.traits import words
 
 Values = Mapping[str, Any]
 Loss = Callable[[Values, Values, float], Any]
@@ -111,26 +112,26 @@ def objective(
 
 def _remarks(student: Lowered, outputs: Sequence[Output], can: Sequence[Output], barriers: Sequence[str]) -> Iterator[str]:
     if barriers:
-        told = ", ".join(f"{n.name} ({n.op.kind})" for n in _blocks(student) if isinstance(n.op, Foreign))
+        told = ", ".join(f"{n.name} ({words(n.op)})" for n in blocks(student))
         yield f"no gradient passes {told}: the layers before are trained segment by segment, on what goes in there"
     lost = [o.name for o in outputs if o not in can]
     if lost:
         yield f"output {', '.join(lost)} cannot be computed here: the layers that only it depends on stay as they were fitted"
 
 
-def _blocks(student: Lowered) -> list[Node]:
-    """The foreign operations behind trained weights."""
+def blocks(student: Lowered) -> list[Node]:
+    """The operations behind trained weights that no gradient passes."""
     behind, found = set[str](), list[Node]()
     for node in student.graph.nodes:
         if behind.intersection(node.inputs) or node.name in student.weights:
             behind.update(node.outputs)
-            found += [node] if isinstance(node.op, Foreign) else []
+            found += [] if passes_gradient(node.op) else [node]
     return found
 
 
 def _barriers(student: Lowered, original: Lowered) -> list[str]:
     """What those read, where the original has it too."""
-    found = dict.fromkeys(name for node in _blocks(student) for name in node.inputs)
+    found = dict.fromkeys(name for node in blocks(student) for name in node.inputs)
     return [name for name in found if _shared(name, student, original)]
 
 
@@ -153,7 +154,7 @@ def cuts(graph: Graph) -> list[str]:
     found, alive = list[Node](), set(graph.inputs)
     for k, node in enumerate(graph.nodes):
         alive = {name for name in (*alive, *node.outputs) if last.get(name, -1) > k}
-        if alive == {node.output} and not isinstance(node.op, Pool | GlobalPool | Flatten | Foreign):
+        if alive == {node.output} and passes_gradient(node.op) and not isinstance(node.op, Pool | GlobalPool | Flatten):
             found.append(node)
     names = {node.output for node in found}
     passed = {n.inputs[0] for n in found if isinstance(n.op, Activation | Affine | Identity) and n.inputs[0] in names}

@@ -19,6 +19,7 @@ from decascade.compression.torch_graph.graph import Lowered
 from decascade.compression.torch_graph.ops import load_torch
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Affine, BiasMap, Dense
+from decascade.ir.ops.traits import is_linear, layer_of, weights
 
 SMALLEST = 1e-2
 """No deviation counts as smaller than this share of its tensor's."""
@@ -95,7 +96,7 @@ def measured(lowered: Lowered, batches: Iterable[Mapping[str, Any]]) -> dict[str
 
 
 def _framed(node: Node) -> bool:
-    return isinstance(node.op, Conv | ConvTranspose | Dense | Affine | BiasMap) and not node.pinned
+    return is_linear(node.op) and bool(weights(node.op)) and not node.pinned
 
 
 def _axis(node: Node) -> int:
@@ -144,7 +145,7 @@ def _rule(node: Node, names: Mapping[str, str], frame: Frame, dtype: Any) -> _Ru
             outer = size.view(groups, 1, -1).expand(-1, len(spread) // groups, -1).reshape(len(spread), -1)
             return _Rule(names["weight"], names.get("bias"), (outer / spread[:, None]).view(*outer.shape, *taps), size)
         case _:
-            layer = node.op.layer if isinstance(node.op, Dense) else node.op
+            layer = layer_of(node.op)
             assert isinstance(layer, Conv)
             inner, centre = (_per_row(layer, values) for values in (spread, mean))
             factor = (size[:, None] / inner).view(*inner.shape, *(1,) * layer.rank)

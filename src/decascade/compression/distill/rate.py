@@ -32,7 +32,9 @@ def suited_rate(setting: Setting, module: Any, optimizer: Callable[[float], Any]
         training = Training(setting, state, [rate] * len(state.optimizer.param_groups), answers=answers)
         if answers is None:
             first = training.judged()[0]
-        training.walk(STEPS)
+            if limit is not None and setting.clock.elapsed > SHARE * limit:
+                return RATES[-1]
+        training.walk(STEPS, None if limit is None else 2 * SHARE * limit)
         found, answers = training.judged()[0], training.answers or []
         state.take(start)
         if found <= first:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -13,7 +15,9 @@ from decascade.compression.torch_graph.ops import load_torch
 from decascade.errors import UsageError
 
 FILE = "distill.checkpoint"
-VERSION = 1
+VERSION = 2
+DIGEST = 32
+"""Bytes of the digest that the file begins with."""
 AVERAGED = 0.03
 """The running average of the weights reaches back over about this share of the steps made so far."""
 
@@ -84,7 +88,11 @@ class State:
         self.factor, self.falls = self.factor / 2, self.falls + 1
 
     def save(self, folder: Path, elapsed: float, fingerprint: str, more: Mapping[str, Any]) -> None:
-        """Write all of it to the folder: the whole file or none."""
+        """Write all of it to the folder, its SHA-256 before it: the whole file or none.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         torch = load_torch()
         content = {
             "version": VERSION, "fingerprint": fingerprint, "elapsed": elapsed, "step": self.step, "factor": self.factor,
@@ -92,13 +100,25 @@ class State:
             "optimizer": self.optimizer.state_dict(), "history": [asdict(p) for p in self.history], "notes": self.notes,
             "more": dict(more),
         }
-        folder.mkdir(parents=True, exist_ok=True)
+        held = BytesIO()
+        torch.save(content, held)
         part = folder / f"{FILE}.part"
-        torch.save(content, part)
+        with part.open("wb") as file:
+            file.write(sha256(held.getbuffer()).digest())
+            file.write(held.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, folder / FILE)
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """Take up what `load` read."""
+        """Take up what `load` read.
+
+        Raises:
+            ValueError: it is of other weights.
+        """
+        held, own = (content["average"], content["best"], content["weights"], *content["good"][:2]), self.weights()
+        if any({name: w.shape for name, w in own.items()} != {name: w.shape for name, w in some.items()} for some in held):
+            raise ValueError("it holds other weights than the student has")
         self.take(content["weights"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.factor, self.falls = content["step"], content["factor"], content["falls"]
@@ -117,14 +137,46 @@ def load(folder: Path, fingerprint: str) -> Mapping[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content = load_torch().load(path, weights_only=True)
+        stored = path.read_bytes()
+        if sha256(memoryview(stored)[DIGEST:]).digest() != stored[:DIGEST]:
+            raise ValueError("it was changed or cut short")
+        content = load_torch().load(BytesIO(stored[DIGEST:]), weights_only=True)
         version, saved = content["version"], content["fingerprint"]
+        _check(content)
     except Exception as error:  # whatever torch's reader raises on a broken file
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{path} is no checkpoint of a distillation ({words}): delete it to start anew") from None
+        raise broken(path, words) from None
     if version != VERSION or saved != fingerprint:
         raise UsageError(f"{path} belongs to a training of other models, data or options: resume with those, or delete it")
     return content
+
+
+def _check(content: Mapping[str, Any]) -> None:
+    """That all fields are of their kinds: whoever can write to the folder can also write a digest.
+
+    Raises:
+        ValueError: one is not.
+    """
+    weights: list[Any] = [content["weights"], content["average"], content["best"], *content["good"][:2]]
+    tensor, more = load_torch().Tensor, content["more"]
+    fit = {
+        "weights": len(content["good"]) == 3 and all(isinstance(some, Mapping) for some in weights)
+        and all(isinstance(w, tensor) for some in weights[:3] for w in some.values()),
+        "numbers": all(isinstance(content[name], int | float) for name in ("elapsed", "factor")) and content["elapsed"] >= 0,
+        "counts": all(isinstance(content[name], int) and content[name] >= 0 for name in ("step", "falls")),
+        "history": len(content["history"]) > 0 and all(Point(**point).held == point["held"] for point in content["history"]),
+        "notes": all(isinstance(note, str) for note in content["notes"]),
+        "options": isinstance(more["frames"], dict) and isinstance(more["bfloat16"], bool)
+        and isinstance(more["rate"], int | float) and all(isinstance(loss, float) for loss in more["losses"]),
+    }
+    wrong = [name for name, good in fit.items() if not good]
+    if wrong:
+        raise ValueError(f"its {wrong[0]} are not of their kind")
+
+
+def broken(path: Path, words: str) -> UsageError:
+    """What to say of a file that training cannot be taken up from."""
+    return UsageError(f"{path} is no checkpoint of a distillation ({words}): delete it to start anew")
 
 
 def fingerprint(*parts: object, **tensors: Mapping[str, Any]) -> str:

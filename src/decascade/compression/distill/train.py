@@ -5,7 +5,8 @@ Starts from the student as it is given and never ends worse than it on the held-
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
@@ -21,7 +22,7 @@ from decascade.compression.distill.objective import Objective, objective
 from decascade.compression.distill.parameters import Frame, Trainable, measured
 from decascade.compression.distill.rate import suited_rate
 from decascade.compression.distill.schedule import Clock, Schedule
-from decascade.compression.distill.state import Point, State, fingerprint, load
+from decascade.compression.distill.state import FILE, Point, State, broken, fingerprint, load
 from decascade.compression.divergence import Output, outputs_of
 from decascade.compression.torch_graph.graph import Lowered
 from decascade.compression.torch_graph.ops import load_torch
@@ -186,10 +187,13 @@ class _Job:
         student, original = (Lowered(graph, channels_last=True) for graph in (self.student, self.original))
         original.module.requires_grad_(False)
         mark = self._mark(student, original)
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
         saved = load(self.folder, mark) if resume and self.folder is not None else None
         more = dict(saved["more"]) if saved else {}
         frames: dict[str, Frame] = more.get("frames") or self._frames(student)
-        trainable = Trainable(student, frames)
+        with self._believing() if saved else nullcontext():
+            trainable = Trainable(student, frames)
         goal, notes = objective(
             student, original, self.outputs, self.data.first(WATCHED).tensors(np.arange(min(WATCHED, self.data.count))),
             options.temperature, options.features,
@@ -207,9 +211,23 @@ class _Job:
         training = Training(setting, State(trainable.module, optimizer, notes=notes), [g["lr"] for g in optimizer.param_groups])
         if saved:
             clock.before = float(saved["elapsed"])
-            training.take_up(saved)
+            with self._believing():
+                training.take_up(saved)
         training.run()
         return self._result(training.state, trainable, original, goal, clock)
+
+    @contextmanager
+    def _believing(self) -> Generator[None]:
+        """Work on what a checkpoint holds, whose fields are of their kinds by now.
+
+        Raises:
+            UsageError: it does not fit the training.
+        """
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            assert self.folder is not None
+            raise broken(self.folder / FILE, " ".join(str(error).split())[:200]) from None
 
     def _mark(self, student: Lowered, original: Lowered) -> str:
         own = replace(self.options, loss=None, optimizer=None)

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from time import monotonic
 
-from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.compression.plan.candidates import Run, blank, proposals, replaced
 from decascade.compression.students.families import Student
 from decascade.cost import Target
 from decascade.cost.base import Measuring, unknown
 from decascade.cost.count import macs
 from decascade.ir.graph import Graph
-from decascade.ir.ops import Dense
+from decascade.ir.ops.traits import layer_of
 
 Progress = Callable[[str, float], None]
 Known = Callable[[Student], bool]
@@ -88,7 +87,7 @@ def _wanted(graph: Graph, target: Target, span: int) -> Iterator[Wanted]:
 def _in_order(students: Sequence[Student], own: int) -> list[Student]:
     """See `measure`."""
     def rank(student: Student) -> tuple[bool, int]:
-        return _work(blank(student)) >= own, sum(isinstance(op, (Conv, ConvTranspose, Dense)) for op in student.blank())
+        return _work(blank(student)) >= own, sum(layer_of(op) is not None for op in student.blank())
 
     def work(student: Student) -> int:
         return _work(blank(student))

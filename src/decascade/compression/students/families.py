@@ -20,7 +20,8 @@ from decascade.compression.students.least_squares import Matrix
 from decascade.compression.students.moments import LARGEST, Moments
 from decascade.compression.students.windows import Request, Window
 from decascade.ir.graph import Graph, Node, Tensor
-from decascade.ir.ops import Activation, Add, Affine, Dense, GlobalPool, Op, Pool
+from decascade.ir.ops import Add, Affine, Dense, Op
+from decascade.ir.ops.traits import is_linear
 from decascade.ir.shapes import infer
 
 KERNELS = (1, 3, 5, 7)
@@ -47,7 +48,7 @@ class Site:
     @property
     def linear(self) -> bool:
         """Whether the exit is an affine function of the entry."""
-        return not any(bends(node.op) for node in nodes_of(self.graph, self.segment))
+        return all(is_linear(node.op) for node in nodes_of(self.graph, self.segment))
 
     def windows(self) -> Iterator[Window]:
         """Windows in the middle of the reach, smallest first; all of a large reach only where one convolution can be exact."""
@@ -100,11 +101,6 @@ class Student(Protocol):
     def fit(self, moments: Moments) -> Fit:
         """The operations with their least-squares weights."""
         ...
-
-
-def bends(op: Op) -> bool:
-    """Whether an operation is not affine."""
-    return isinstance(op, Activation) or (isinstance(op, (Pool, GlobalPool)) and op.kind == "max")
 
 
 def unset(*shape: int) -> Array:

@@ -6,7 +6,7 @@ Which channels stay is decided on the moments of the layer that reads them (`eli
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -19,20 +19,8 @@ from decascade.compression.students.least_squares import Matrix, ridge_solve
 from decascade.compression.students.moments import LARGEST, Moments
 from decascade.compression.students.windows import Request, Window
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import (
-    Activation,
-    Affine,
-    BiasMap,
-    Dense,
-    Flatten,
-    GlobalPool,
-    Identity,
-    Op,
-    Pad,
-    Pool,
-    Slice,
-    Upsample,
-)
+from decascade.ir.ops import Dense, Flatten, Op
+from decascade.ir.ops.traits import is_element_wise, is_per_channel, layer_of, with_channels
 
 EIGHTHS = range(1, 8)
 Index = NDArray[np.int64]
@@ -87,9 +75,9 @@ def _links(site: Site) -> tuple[_Link, ...] | None:
 
 
 def _conv(node: Node) -> Conv:
-    op = node.op
-    assert isinstance(op, (Conv, Dense))
-    return op.layer if isinstance(op, Dense) else op
+    layer = layer_of(node.op)
+    assert isinstance(layer, Conv)
+    return layer
 
 
 def _is_dense(graph: Graph, node: Node) -> bool:
@@ -99,20 +87,10 @@ def _is_dense(graph: Graph, node: Node) -> bool:
     return isinstance(node.op, Conv) and node.op.groups == 1
 
 
-def _element_wise(op: Op) -> bool:
-    return isinstance(op, Activation) and op.kind != "softmax"
-
-
 def _owners(graph: Graph, node: Node, owner: Index) -> Index | None:
     """The channel that each channel after a channel-by-channel operation belongs to; None for any other operation."""
     op = node.op
-    if isinstance(op, (Affine, BiasMap, Pool, GlobalPool, Identity, Slice, Upsample)):
-        return owner
-    if isinstance(op, Pad):
-        return None if any(op.channels) else owner
-    if isinstance(op, Activation):
-        return owner if _element_wise(op) else None
-    if isinstance(op, Conv) and op.groups == op.out_channels == op.in_channels:
+    if is_per_channel(op):
         return owner
     if isinstance(op, Flatten):
         size = graph.spatial(node.inputs[0])
@@ -121,20 +99,6 @@ def _owners(graph: Graph, node: Node, owner: Index) -> Index | None:
         count = prod(size)
         return np.repeat(owner, count) if op.order == "channels_first" else np.tile(owner, count)
     return None
-
-
-def _cut(op: Op, kept: Index) -> Op:
-    """A channel-by-channel operation on the kept channels."""
-    if isinstance(op, Affine):
-        return Affine(op.scale[kept], op.shift[kept])
-    if isinstance(op, BiasMap):
-        return BiasMap(op.values[kept])
-    if isinstance(op, Activation) and op.slope is not None:
-        return replace(op, slope=op.slope[kept])
-    if isinstance(op, Conv):
-        bias = None if op.bias is None else op.bias[kept]
-        return Conv(op.weight[kept], bias, op.stride, op.dilation, op.padding, len(kept))
-    return op
 
 
 def _again(op: Op, weight: Matrix, bias: Matrix | None) -> Op:
@@ -190,7 +154,7 @@ class Narrowed:
         ops = [n.op for n in self.links[0].before] + [_again(self.links[0].node.op, first.weight[kept[0]], bias)]
         explained, fitted = 1.0, 1.0
         for i, link in enumerate(self.links[1:]):
-            ops += [_cut(n.op, kept[i]) for n in link.before]
+            ops += [with_channels(n.op, kept[i]) for n in link.before]
             out = kept[i + 1] if i + 1 < len(kept) else np.arange(link.conv.out_channels)
             if moments is None:
                 width = len(kept[i]) * (len(link.owner) // self.links[i].conv.out_channels)
@@ -253,7 +217,7 @@ class OneHidden:
         size = self.site.graph.spatial(self.activation.output) or ()
         first = _again(op, conv.weight[kept], None if conv.bias is None else conv.bias[kept])
         last = Conv(weight, bias, self.window.stride, 1, self.window.padding(size, self.site.out_size))
-        return first, _cut(self.activation.op, kept), last if self.window.kernel else Dense(last)
+        return first, with_channels(self.activation.op, kept), last if self.window.kernel else Dense(last)
 
     def fit(self, moments: Moments) -> Fit:
         (request,) = self.requests()
@@ -271,7 +235,7 @@ def _first_layers(site: Site) -> Iterator[tuple[Node, Node]]:
     for node in nodes_of(site.graph, site.segment):
         if _is_dense(site.graph, node) and node.inputs == (site.segment.entry,):
             readers = [reader for reader in site.graph.consumers[node.output] if reader.name in site.segment.nodes]
-            if len(readers) == 1 and _element_wise(readers[0].op):
+            if len(readers) == 1 and is_element_wise(readers[0].op):
                 yield node, readers[0]
 
 

@@ -12,13 +12,14 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.algebra.conv import Conv, ConvTranspose
-from decascade.compression.torch_graph.ops import Function, Step, load_torch, step_of, tensor_of
+from decascade.algebra.conv import Conv
+from decascade.compression.torch_graph.ops import Function, Step, load_torch, passes_gradient, step_of, tensor_of
 from decascade.compression.torch_graph.pairs import composed, pairs
 from decascade.errors import CannotInterpret, GraphError, UsageError
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import needed_nodes
-from decascade.ir.ops import Activation, Affine, BiasMap, Dense, Foreign, Op
+from decascade.ir.ops import Foreign, Op
+from decascade.ir.ops.traits import with_weights
 
 NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -99,7 +100,7 @@ class Lowered:
         for node in reversed(self.graph.nodes):
             used = behind.intersection(node.inputs)
             if used and leads.intersection(node.outputs):
-                if isinstance(node.op, Foreign):
+                if not passes_gradient(node.op):
                     return False
                 leads |= used
         return exit in behind
@@ -135,25 +136,12 @@ class Lowered:
             if name not in arrays:
                 arrays[name] = _float64(getattr(self.module, name))
         if id(node.op) not in made:
-            made[id(node.op)] = with_arrays(node.op, {field: arrays[names[field]] for field in changed})
+            made[id(node.op)] = with_weights(node.op, {field: arrays[names[field]] for field in changed})
         return replace(node, op=made[id(node.op)])
 
     def _differs(self, attribute: str, array: NDArray[Any]) -> bool:
         now = getattr(self.module, attribute).detach().cpu()
         return not load_torch().equal(now, tensor_of(array).to(self.dtype))
-
-
-def with_arrays(op: Op, arrays: Mapping[str, NDArray[np.float64]]) -> Op:
-    """The operation with some of its weights replaced, by field name."""
-    match op:
-        case Conv() | ConvTranspose():
-            return replace(op, **arrays)
-        case Dense():
-            return Dense(replace(op.layer, **arrays))
-        case Affine() | BiasMap() | Activation():
-            return replace(op, **arrays)
-        case _:
-            raise UsageError(f"{type(op).__name__} has no weights")
 
 
 def _checked_step(node: Node, dtype: Any) -> Step:

@@ -21,6 +21,7 @@ from decascade.compression.torch_graph.activations import activation
 from decascade.compression.torch_graph.pools import pool
 from decascade.errors import CannotInterpret, UsageError
 from decascade.frameworks import keep_triton_out
+from decascade.ir.interpret import evaluate
 from decascade.ir.ops import (
     Activation,
     Add,
@@ -40,6 +41,8 @@ from decascade.ir.ops import (
     Slice,
     Upsample,
 )
+from decascade.ir.ops.table import Table
+from decascade.ir.ops.traits import weights
 
 Function = Callable[..., Any]
 Unary = Callable[[Any], Any]
@@ -72,65 +75,75 @@ class Step:
     several: bool = False
 
 
+StepRule = Callable[[Any, Any], Step]
+
+
 def step_of(op: Op, dtype: Any) -> Step:
     """The operation as a step; integers that it computes with become `dtype` first.
 
     Raises:
         UsageError: more spatial axes than torch has convolutions or pools for.
     """
-    match op:
-        case Conv():
-            return Step(_floating(_conv(op), dtype), _arrays(op))
-        case ConvTranspose():
-            return Step(_floating(_transposed(op), dtype), _arrays(op))
-        case Dense():
-            return Step(_floating(_dense(op.layer), dtype), _arrays(op.layer))
-        case Affine():
-            return Step(_floating(_affine, dtype), {"scale": op.scale, "shift": op.shift})
-        case BiasMap():
-            return Step(_floating(_plus, dtype), {"values": op.values})
-        case Activation():
-            return Step(_floating(activation(load_torch(), op), dtype), {} if op.slope is None else {"slope": op.slope})
-        case Pool():
-            return Step(_floating(pool(load_torch(), op), dtype))
-        case GlobalPool():
-            return Step(_floating(_global_pool(op), dtype))
-        case Select():
-            return Step(_select, constants={"indices": op.indices.astype(np.int64)})
-        case Foreign():
-            return Step(_foreign(op, dtype), several=True)
-        case _:
-            return Step(_plain(op, dtype))
+    rule = STEPS.get(op)
+    return _by_meaning(op, dtype) if rule is None else rule(op, dtype)
 
 
-def _plain(op: Op, dtype: Any) -> Function:
-    """What has neither weights nor constants."""
-    match op:
-        case Add():
-            return _floating(_add(op), dtype)
-        case Product():
-            return _floating(_product, dtype)
-        case Concat():
-            return _concat(op)
-        case Pad():
-            return _floating(_pad(op), dtype)
-        case _:
-            return _move(op)
+def passes_gradient(op: Op) -> bool:
+    """Whether the operation is known here, so that a gradient passes it; any other is run by its meaning in NumPy."""
+    return op in STEPS
 
 
-def _move(op: Op) -> Unary:
-    match op:
-        case Identity():
-            return lambda x: x
-        case Flatten():
-            first = op.order == "channels_first"
-            return lambda x: (x if first else x.movedim(1, -1)).reshape(x.shape[0], -1)
-        case Slice():
-            return lambda x: x.narrow(op.axis, op.start, op.stop - op.start)
-        case Upsample():
-            return _upsample(op)
-        case _:
-            raise CannotInterpret(f"no rule for {type(op).__name__}")
+def _layer_step(make: Callable[[Any], Function]) -> StepRule:
+    def step(op: Op, dtype: Any) -> Step:
+        return Step(_floating(make(op), dtype), weights(op))
+
+    return step
+
+
+def _raw_step(make: Callable[[Any], Function]) -> StepRule:
+    """Of what takes numbers of any type as they are."""
+    return lambda op, _: Step(make(op))
+
+
+def _dense_of(op: Dense) -> Function:
+    return _dense(op.layer)
+
+
+def _affine_of(_: Affine) -> Function:
+    return _affine
+
+
+def _plus_of(_: BiasMap) -> Function:
+    return _plus
+
+
+def _product_of(_: Product) -> Function:
+    return _product
+
+
+def _activation_of(op: Activation) -> Function:
+    return activation(load_torch(), op)
+
+
+def _pool_of(op: Pool) -> Function:
+    return pool(load_torch(), op)
+
+
+def _select_step(op: Select, _: Any) -> Step:
+    return Step(_select, constants={"indices": op.indices.astype(np.int64)})
+
+
+def _identity(_: Identity) -> Unary:
+    return lambda x: x
+
+
+def _flatten(op: Flatten) -> Unary:
+    first = op.order == "channels_first"
+    return lambda x: (x if first else x.movedim(1, -1)).reshape(x.shape[0], -1)
+
+
+def _slice(op: Slice) -> Unary:
+    return lambda x: x.narrow(op.axis, op.start, op.stop - op.start)
 
 
 def _concat(op: Concat) -> Function:
@@ -154,10 +167,6 @@ def _plus(x: Any, values: Any) -> Any:
 
 def _select(x: Any, indices: Any) -> Any:
     return x.index_select(1, indices)
-
-
-def _arrays(layer: Conv | ConvTranspose) -> dict[str, NDArray[Any]]:
-    return {"weight": layer.weight} | ({} if layer.bias is None else {"bias": layer.bias})
 
 
 def _floating(function: Function, dtype: Any) -> Function:
@@ -273,20 +282,19 @@ def _upsample(op: Upsample) -> Unary:
     return repeated
 
 
-def _foreign(op: Foreign, dtype: Any) -> Function:
-    """Its meaning in NumPy; no gradient passes."""
-    if op.evaluate is None:
+def _by_meaning(op: Op, dtype: Any) -> Step:
+    """An operation by its meaning in NumPy; no gradient passes."""
+    if isinstance(op, Foreign) and op.evaluate is None:
 
         def refused(*_: Any) -> Any:
             raise CannotInterpret(f"{op.kind} has no meaning in NumPy: nothing behind it can be trained or evaluated here")
 
-        return refused
-    evaluate = op.evaluate
+        return Step(refused, several=True)
 
     def run(*xs: Any) -> Any:
-        return tuple(_result(array, dtype) for array in evaluate([_array(x) for x in xs]))
+        return tuple(_result(array, dtype) for array in evaluate(op, [_array(x) for x in xs]))
 
-    return run
+    return Step(run, several=True)
 
 
 def tensor_of(array: NDArray[Any]) -> Any:
@@ -302,3 +310,17 @@ def _array(x: Any) -> NDArray[Any]:
 def _result(array: NDArray[Any], dtype: Any) -> Any:
     tensor = tensor_of(np.asarray(array))
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+STEPS: Table[StepRule] = Table(
+    "training",
+    {
+        Conv: _layer_step(_conv), ConvTranspose: _layer_step(_transposed), Dense: _layer_step(_dense_of),
+        Affine: _layer_step(_affine_of), BiasMap: _layer_step(_plus_of), Activation: _layer_step(_activation_of),
+        Pool: _layer_step(_pool_of), GlobalPool: _layer_step(_global_pool), Add: _layer_step(_add),
+        Product: _layer_step(_product_of), Pad: _layer_step(_pad), Select: _select_step, Concat: _raw_step(_concat),
+        Identity: _raw_step(_identity), Flatten: _raw_step(_flatten), Slice: _raw_step(_slice), Upsample: _raw_step(_upsample),
+    },
+    {Foreign: "run by its meaning in NumPy, where it has one; no gradient passes"},
+)
+"""What has no rule is run by its meaning in NumPy, which the interpreter knows, and no gradient passes it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -61,18 +61,27 @@ def run_on_chip(code: Code, inputs: Sequence[NDArray[Any]], machine: str = "cort
     Raises:
         UsageError: a tool is missing; the model does not fit 4 MiB of flash or 16 MiB of RAM; the program fails.
     """
+    told, flash, ram = emulated({"model.c": f"{code.source}\n{code.wrapper}", "harness.h": _harness(code, inputs)}, machine)
+    return _chip(code, told, flash, ram)
+
+
+def emulated(files: Mapping[str, str], machine: str, optimise: str = "-O3") -> tuple[str, int, int]:
+    """model.c, harness.h and what they include, built with the firmware and run: what it said, bytes of flash and static RAM.
+
+    Raises:
+        UsageError: as `run_on_chip`.
+    """
     compiler, emulator = program("arm-none-eabi-gcc", USE), program("qemu-system-arm", USE)
     chosen = MACHINES[machine]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        (place / "model.c").write_text(f"{code.source}\n{code.wrapper}", encoding="utf-8")
-        (place / "harness.h").write_text(_harness(code, inputs), encoding="utf-8")
-        _compile(compiler, chosen, place)
+        for name, text in files.items():
+            (place / name).write_text(text, encoding="utf-8")
+        _compile(compiler, chosen, place, optimise)
         flash, ram = _sizes(compiler, place / "model.elf")
         command = [emulator, "-machine", chosen.board, "-nographic", "-monitor", "none", "-serial", "null"]
         command += ["-icount", "shift=6,sleep=off", "-semihosting-config", "enable=on,target=native"]
-        told = _emulated([*command, "-kernel", str(place / "model.elf")])
-    return _chip(code, told, flash, ram)
+        return _emulated([*command, "-kernel", str(place / "model.elf")]), flash, ram
 
 
 def _harness(code: Code, inputs: Sequence[NDArray[Any]]) -> str:
@@ -94,8 +103,8 @@ def _painted(code: Code) -> int:
     return 4 * sum(prod(int(n) for n in re.findall(r"\d+", sizes)) for sizes in temporaries) + (1 << 16)
 
 
-def _compile(compiler: str, machine: Machine, place: Path) -> None:
-    flags = ["-O3", "-std=gnu11", "-mthumb", "-mfloat-abi=hard", *machine.flags, "-ffunction-sections", "-fdata-sections"]
+def _compile(compiler: str, machine: Machine, place: Path, optimise: str) -> None:
+    flags = [optimise, "-std=gnu11", "-mthumb", "-mfloat-abi=hard", *machine.flags, "-ffunction-sections", "-fdata-sections"]
     link = ["-nostartfiles", "-Wl,--gc-sections", "-Wl,--build-id=none", f"-Wl,--defsym=ram_base={machine.ram:#x}"]
     link += ["-T", str(FIRMWARE / "link.ld")]
     files = ["model.c", str(FIRMWARE / "main.c")]
@@ -131,8 +140,7 @@ def _emulated(command: Sequence[str]) -> str:
 
 
 def _chip(code: Code, told: str, flash: int, ram: int) -> Chip:
-    words = [(kind, int(number, 16)) for kind, number in re.findall(r"^([TSOFX]) ([0-9a-f]{16})\s*$", told, re.M)]
-    values = {kind: [n for k, n in words if k == kind] for kind in "TSOFX"}
+    values = readings(told)
     sizes = [a.size for a in code.outputs]
     if values["X"] or values["F"] or len(values["T"]) != 1 or len(values["O"]) != sum(sizes):
         raise UsageError(_failed(code, told, values["F"], bool(values["X"])))
@@ -140,6 +148,12 @@ def _chip(code: Code, told: str, flash: int, ram: int) -> Chip:
     parts = np.split(bits, np.cumsum(sizes)[:-1])
     outputs = tuple(part.reshape(a.shape) for part, a in zip(parts, code.outputs, strict=True))
     return Chip(round(values["T"][0] / TICKS_PER_INSTRUCTION), flash, ram, values["S"][0], outputs)
+
+
+def readings(told: str) -> dict[str, list[int]]:
+    """The firmware's numbers by kind: timer ticks T, bytes of stack S, words of output O, faults F, RAM exhausted X."""
+    words = [(kind, int(number, 16)) for kind, number in re.findall(r"^([TSOFX]) ([0-9a-f]{16})\s*$", told, re.M)]
+    return {kind: [n for k, n in words if k == kind] for kind in "TSOFX"}
 
 
 def _failed(code: Code, told: str, faults: Sequence[int], exhausted: bool) -> str:

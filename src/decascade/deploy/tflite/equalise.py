@@ -22,11 +22,10 @@ from decascade.cost.folding import folded
 from decascade.cost.macs import Macs
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import run
-from decascade.ir.ops import Activation, Dense
+from decascade.ir.ops import Dense
+from decascade.ir.ops.traits import is_homogeneous, layer_of
 
 F64 = NDArray[np.float64]
-HOMOGENEOUS = ("relu", "leaky_relu", "prelu")
-"""f(s·x) = s·f(x) for s > 0."""
 BUDGET, LEAST, MOST = 2e9, 4, 32
 """Multiply-accumulates that the ranges may take in float64, and samples at least and at most."""
 SPREAD = 1e3
@@ -71,7 +70,7 @@ def find_pairs(graph: Graph) -> list[Pair]:
             continue
         tensor = node.output
         reader = _only_reader(graph, tensor)
-        if reader is not None and isinstance(reader.op, Activation) and reader.op.kind in HOMOGENEOUS:
+        if reader is not None and is_homogeneous(reader.op):
             tensor = reader.output
             reader = _only_reader(graph, tensor)
         # a dense layer on a map scales its last axis, not its channels
@@ -82,7 +81,7 @@ def find_pairs(graph: Graph) -> list[Pair]:
 
 
 def _scalable(node: Node) -> bool:
-    layer = node.op.layer if isinstance(node.op, Dense) else node.op
+    layer = layer_of(node.op)
     return isinstance(layer, Conv) and not (isinstance(node.op, Dense) and layer.groups > 1)
 
 
@@ -101,7 +100,7 @@ def _ranges(graph: Graph, tensors: Sequence[str], batches: Sequence[Batch]) -> M
 
 def scales(ranges: F64, second: Node) -> F64:
     """One positive number per channel between two layers, around 1; dead channels keep theirs."""
-    layer = second.op.layer if isinstance(second.op, Dense) else second.op
+    layer = layer_of(second.op)
     assert isinstance(layer, Conv)
     weights = _by_input(layer)
     alive = (ranges > 0) & (weights > 0)

@@ -30,10 +30,10 @@ def traced(subject: Subject, batch: int | None = 1) -> Traced:
         from decascade.formats.keras.base import body
 
         return trace_keras(body(subject.document.native), subject.graph.inputs, batch)
-    return trace_graph(subject.graph, batch, _foreign(subject))
+    return trace_graph(subject.graph, batch, foreign_of(subject))
 
 
-def _foreign(subject: Subject) -> Lower | None:
+def foreign_of(subject: Subject) -> Lower | None:
     """What stands for the nodes that only the format understands."""
     return lower_onnx(subject.document) if subject.format.name == "onnx" else None
 
@@ -124,7 +124,7 @@ def _alike(
     """The file with dense layers as convolutions of one pixel, whose results LiteRT and TFLM round alike (those of
     FULLY_CONNECTED the one rounds once, the other twice), if that makes both agree on more and is as close to the model."""
     try:
-        data = to_int8(trace_graph(graph, foreign=_foreign(source.subject), pixels=True), samples)
+        data = to_int8(trace_graph(graph, foreign=foreign_of(source.subject), pixels=True), samples)
         fidelity, micro = _compared(source, data, before), micro_facts(source.graph, data, source.batches)
     except (CannotInterpret, UsageError):  # only the framework understands the model, or TFLM lacks an operation
         return *plain, ""
@@ -149,7 +149,7 @@ def _equalised(
     """The file with ranges equalised across layers where that is closer to the model, else the given one; its graph."""
     try:
         graph, pairs = equalised(source.graph, source.batches)
-        other = to_int8(trace_graph(graph, foreign=_foreign(source.subject)), samples) if pairs else data
+        other = to_int8(trace_graph(graph, foreign=foreign_of(source.subject)), samples) if pairs else data
     except (CannotInterpret, UsageError):  # only the framework understands the model: nothing to scale
         return data, plain, None, source.graph
     if not pairs:

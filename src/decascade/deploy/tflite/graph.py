@@ -10,11 +10,11 @@ from decascade.algebra.conv import Conv
 from decascade.deploy.tflite.carried import Lower
 from decascade.deploy.tflite.conv import pixel_convolution
 from decascade.deploy.tflite.layout import to_first
-from decascade.deploy.tflite.ops import lower_op
+from decascade.deploy.tflite.ops import TENSORFLOW, lower_op
 from decascade.deploy.tools import module
 from decascade.errors import DecascadeError, UsageError
 from decascade.ir.graph import Graph, Node
-from decascade.ir.ops import Dense, Flatten, Foreign
+from decascade.ir.ops import Dense, Flatten
 from decascade.ir.shapes import show
 
 USE = "export to TFLite"
@@ -93,12 +93,12 @@ def _caller(tf: Any, graph: Graph, foreign: Lower | None, pixels: bool) -> Calla
 
 def plain_outputs(graph: Graph) -> frozenset[str]:
     """Outputs that are no maps of channels for all that is known: what writes them is not understood."""
-    return frozenset(n for n in graph.outputs if n in graph.producer and isinstance(graph.producer[n].op, Foreign))
+    return frozenset(n for n in graph.outputs if n in graph.producer and graph.producer[n].op not in TENSORFLOW)
 
 
 def _lowered(tf: Any, node: Node, xs: Sequence[Any], foreign: Lower | None, pixels: bool) -> Any:
     try:
-        if foreign is not None and isinstance(node.op, Foreign):
+        if foreign is not None and node.op not in TENSORFLOW:
             return foreign(tf, node, xs)
         if pixels and isinstance(node.op, Dense):
             return pixel_convolution(tf, node.op.layer, xs[0])

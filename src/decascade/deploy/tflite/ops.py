@@ -34,6 +34,7 @@ from decascade.ir.ops import (
     Slice,
     Upsample,
 )
+from decascade.ir.ops.table import Table
 
 
 def lower_op(tf: Any, op: Op, xs: Sequence[Any]) -> Any:
@@ -42,59 +43,68 @@ def lower_op(tf: Any, op: Op, xs: Sequence[Any]) -> Any:
     Raises:
         UsageError: an operation that TFLite has no form for, or that is not understood.
     """
+    rule = TENSORFLOW.get(op)
+    if rule is None:
+        what = f"{op.kind} is not understood" if isinstance(op, Foreign) else TENSORFLOW.why_not(op)
+        raise UsageError(f"{what}, so it cannot be exported to TFLite from here")
+    return rule(tf, op, xs)
+
+
+def _conv(tf: Any, op: Conv, xs: Sequence[Any]) -> Any:
+    return conv(tf, op, xs[0])
+
+
+def _conv_transpose(tf: Any, op: ConvTranspose, xs: Sequence[Any]) -> Any:
+    return conv_transpose(tf, op, xs[0])
+
+
+def _dense(tf: Any, op: Dense, xs: Sequence[Any]) -> Any:
+    return dense(tf, op.layer, xs[0])
+
+
+def _bias_map(_: Any, op: BiasMap, xs: Sequence[Any]) -> Any:
+    return xs[0] + np.moveaxis(op.values, 0, -1).astype(np.float32)
+
+
+def _pool(tf: Any, op: Pool, xs: Sequence[Any]) -> Any:
+    return pool(tf, op, xs[0])
+
+
+def _global_pool(tf: Any, op: GlobalPool, xs: Sequence[Any]) -> Any:
+    return global_pool(tf, op, xs[0])
+
+
+def _identity(tf: Any, _: Identity, xs: Sequence[Any]) -> Any:
+    return tf.identity(xs[0])
+
+
+def _flatten(tf: Any, op: Flatten, xs: Sequence[Any]) -> Any:
     x = xs[0]
-    match op:
-        case Conv():
-            return conv(tf, op, x)
-        case ConvTranspose():
-            return conv_transpose(tf, op, x)
-        case Dense():
-            return dense(tf, op.layer, x)
-        case Affine():
-            return _affine(op, x)
-        case BiasMap():
-            return x + np.moveaxis(op.values, 0, -1).astype(np.float32)
-        case Pool():
-            return pool(tf, op, x)
-        case GlobalPool():
-            return global_pool(tf, op, x)
-        case Activation():
-            return _activation(tf, op, x)
-        case Foreign():
-            raise UsageError(f"{op.kind} is not understood, so it cannot be exported to TFLite from here")
-        case _:
-            return _move(tf, op, xs)
+    ordered = x if op.order == "channels_last" or prod(spatial(x)) == 1 else to_first(tf, x)
+    return tf.reshape(ordered, (x.shape[0], -1))
 
 
-def _move(tf: Any, op: Op, xs: Sequence[Any]) -> Any:
+def _pad(tf: Any, op: Pad, xs: Sequence[Any]) -> Any:
+    return grown(tf, xs[0], ((0, 0), *op.pads, op.channels), op.value)
+
+
+def _product(_: Any, __: Product, xs: Sequence[Any]) -> Any:
+    return reduce(mul, xs)
+
+
+def _concat(tf: Any, op: Concat, xs: Sequence[Any]) -> Any:
+    return tf.concat(xs, axis=last(op.axis, len(xs[0].shape)))
+
+
+def _slice(tf: Any, op: Slice, xs: Sequence[Any]) -> Any:
     x, rank = xs[0], len(xs[0].shape)
-    match op:
-        case Identity():
-            return tf.identity(x)
-        case Flatten():
-            ordered = x if op.order == "channels_last" or prod(spatial(x)) == 1 else to_first(tf, x)
-            return tf.reshape(ordered, (x.shape[0], -1))
-        case Pad():
-            return grown(tf, x, ((0, 0), *op.pads, op.channels), op.value)
-        case Add():
-            return _add(op, xs)
-        case Product():
-            return reduce(mul, xs)
-        case Concat():
-            return tf.concat(xs, axis=last(op.axis, rank))
-        case Select():
-            return _select(tf, op, x)
-        case Slice():
-            begin, end = [0] * rank, [int(n) for n in x.shape]
-            begin[op.axis - 1], end[op.axis - 1] = op.start, op.stop
-            return tf.strided_slice(x, begin, end)
-        case Upsample():
-            return _upsample(tf, op, x)
-        case _:
-            raise UsageError(f"{type(op).__name__} has no TFLite form")
+    begin, end = [0] * rank, [int(n) for n in x.shape]
+    begin[op.axis - 1], end[op.axis - 1] = op.start, op.stop
+    return tf.strided_slice(x, begin, end)
 
 
-def _affine(op: Affine, x: Any) -> Any:
+def _affine(_: Any, op: Affine, xs: Sequence[Any]) -> Any:
+    x = xs[0]
     if np.any(op.scale != 1):
         x = x * _row(op.scale)
     return x + _row(op.shift) if np.any(op.shift) else x
@@ -104,14 +114,15 @@ def _row(values: Array) -> Any:
     return np.asarray(values, np.float32)
 
 
-def _add(op: Add, xs: Sequence[Any]) -> Any:
+def _add(_: Any, op: Add, xs: Sequence[Any]) -> Any:
     total = xs[0] if not op.signs or op.signs[0] > 0 else -xs[0]
     for x, sign in zip(xs[1:], op.signs[1:] or (1,) * (len(xs) - 1), strict=True):
         total = total + x if sign > 0 else total - x
     return total
 
 
-def _select(tf: Any, op: Select, x: Any) -> Any:
+def _select(tf: Any, op: Select, xs: Sequence[Any]) -> Any:
+    x = xs[0]
     first, stop = int(op.indices[0]), int(op.indices[-1]) + 1
     if np.array_equal(op.indices, np.arange(first, stop)):
         begin, end = [0] * len(x.shape), [int(n) for n in x.shape]
@@ -120,7 +131,8 @@ def _select(tf: Any, op: Select, x: Any) -> Any:
     return tf.gather(x, op.indices.astype(np.int32), axis=-1)
 
 
-def _upsample(tf: Any, op: Upsample, x: Any) -> Any:
+def _upsample(tf: Any, op: Upsample, xs: Sequence[Any]) -> Any:
+    x = xs[0]
     if len(op.factor) == 2:
         return tf.image.resize(x, [n * f for n, f in zip(spatial(x), op.factor, strict=True)], method="nearest")
     for axis, factor in enumerate(op.factor, start=1):
@@ -128,7 +140,8 @@ def _upsample(tf: Any, op: Upsample, x: Any) -> Any:
     return x
 
 
-def _activation(tf: Any, op: Activation, x: Any) -> Any:
+def _activation(tf: Any, op: Activation, xs: Sequence[Any]) -> Any:
+    x = xs[0]
     if op.kind == "prelu" and op.slope is not None:
         # the form that the converter knows as one operation, the slope of one rank less than x
         slope = np.reshape(_row(op.slope), (*(1,) * (len(x.shape) - 2), -1))
@@ -215,3 +228,14 @@ ACTIVATIONS: Mapping[str, Callable[..., Any]] = {
     **{name: _named(name) for name in ("sigmoid", "tanh", "exp", "abs", "sqrt")},
 }
 """The kinds of `ir.ops.activation` but for prelu and softmax, which need more than their numbers."""
+
+TENSORFLOW: Table[Callable[[Any, Any, Sequence[Any]], Any]] = Table(
+    "the export to TFLite",
+    {
+        Conv: _conv, ConvTranspose: _conv_transpose, Dense: _dense, Affine: _affine, BiasMap: _bias_map, Pool: _pool,
+        GlobalPool: _global_pool, Activation: _activation, Identity: _identity, Flatten: _flatten, Pad: _pad, Add: _add,
+        Product: _product, Concat: _concat, Select: _select, Slice: _slice, Upsample: _upsample,
+    },
+    {Foreign: "not understood; the format of the model may know a form for it"},
+)
+"""What has no rule is lowered as the model's own format says, where that knows a form."""

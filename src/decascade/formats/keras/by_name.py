@@ -2,7 +2,7 @@
 
 Keras 2 stored the function's name and its arguments (TFOpLambda); Keras 3 cannot load that.  The name is looked up in the
 tables below, and nothing is called by it.  What is not in them, or was called with other arguments, stays as it is, and the
-scan refuses it.
+gate refuses it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from decascade.errors import FormatError
-from decascade.formats.keras.scan import as_dict, objects
+from decascade.formats.keras.gate.config import as_dict, objects
 
 Layer = tuple[str, dict[str, Any]]
 """Class and configuration, without what all layers have."""

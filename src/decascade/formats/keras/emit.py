@@ -12,7 +12,7 @@ Chosen so that they are stored in .keras and in HDF5, load without decascade, an
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,6 +43,7 @@ from decascade.ir.ops import (
     Slice,
     Upsample,
 )
+from decascade.ir.ops.table import Table
 
 
 class Recorder(Protocol):
@@ -69,41 +70,14 @@ class Emitter:
         Raises:
             GraphError: the node has no form in Keras.
         """
-        x = given[0]
-        match node.op:
-            case Conv() | ConvTranspose() | Dense() | Affine() | BiasMap():
-                return self._layer(node.op, x)
-            case Add():
-                return self._add(given, node.op.signs)
-            case Product():
-                return self.put("Multiply", list(given))
-            case Concat():
-                return self.put("Concatenate", list(given), axis=native_axis(node.op.axis, len(x.shape), self.layout))
-            case Activation() | Foreign() if function is not None:
-                if isinstance(function, keras().layers.Layer) and function.weights:
-                    raise GraphError(f"{node.name}: its activation {function.name} has weights, it cannot be moved")
-                return self.put("Activation", x, activation=function)
-            case Activation():
-                return self._activation(node.op, x)
-            case Identity():
-                return x
-            case Pool():
-                return moves.pool(self, node.op, x)
-            case GlobalPool():
-                kind = "Average" if node.op.kind == "avg" else "Max"
-                return self.put(f"Global{kind}Pooling{len(x.shape) - 2}D", x, keepdims=node.op.keepdims, ordered=True)
-            case Flatten():
-                return moves.flatten(self, node.op, x)
-            case Pad():
-                return moves.pad(self, node.op, x)
-            case Select():
-                return moves.select(self, node.op.indices, x)
-            case Slice():
-                return moves.cut(self, node.op, x)
-            case Upsample():
-                return moves.repeat(self, node.op.factor, x)
-            case _:
-                raise GraphError(f"{node.name}: a new {type(node.op).__name__} cannot be written in Keras")
+        if function is not None and isinstance(node.op, (Activation, Foreign)):
+            if isinstance(function, keras().layers.Layer) and function.weights:
+                raise GraphError(f"{node.name}: its activation {function.name} has weights, it cannot be moved")
+            return self.put("Activation", given[0], activation=function)
+        rule = RULES.get(node.op)
+        if rule is None:
+            raise GraphError(f"{node.name}: a new {type(node.op).__name__} cannot be written in Keras")
+        return rule(self, node.op, given)
 
     def put(
         self, kind: str, x: Any, weights: Sequence[AnyArray] = (), name: str = "", ordered: bool = False, **options: Any
@@ -167,29 +141,70 @@ class Emitter:
             x = self.put(f"ZeroPadding{rank}D", x, name=helper, padding=frame[0] if rank == 1 else frame, ordered=ordered)
         return x
 
-    def _layer(self, op: Conv | ConvTranspose | Dense | Affine | BiasMap, x: Any) -> Any:
-        match op:
-            case Conv():
-                return conv.convolution(self, op, x)
-            case ConvTranspose():
-                return conv.transposed(self, op, x)
-            case Dense():
-                return conv.dense(self, op.layer, x)
-            case Affine():
-                return conv.affine(self, op, x)
-            case _:
-                return self.shift(self.floating(x), op.values)
-
-    def _add(self, given: Sequence[Any], signs: Sequence[int]) -> Any:
-        signs = signs or (1,) * len(given)
+    def add(self, op: Add, given: Sequence[Any]) -> Any:
+        signs = op.signs or (1,) * len(given)
         if tuple(signs) == (1, -1):
             return self.put("Subtract", list(given))
         terms = [x if s > 0 else self.put("Rescaling", x, name="minus", scale=-1.0) for x, s in zip(given, signs, strict=True)]
         return self.put("Add", terms) if len(terms) > 1 else terms[0]
 
-    def _activation(self, op: Activation, x: Any) -> Any:
+    def activation(self, op: Activation, given: Sequence[Any]) -> Any:
+        x = given[0]
         layer = write_layer(op, len(x.shape), self.layout, {"name": self.unique(), **self.policy()})
         result = self.level.call(layer, x)
         if op.slope is not None:
             layer.set_weights([op.slope.reshape(layer.alpha.shape)])
         return result
+
+
+Rule = Callable[[Emitter, Any, Sequence[Any]], Any]
+
+
+def _on_one(make: Callable[[Emitter, Any, Any], Any]) -> Rule:
+    return lambda to, op, given: make(to, op, given[0])
+
+
+def _dense(to: Emitter, op: Dense, x: Any) -> Any:
+    return conv.dense(to, op.layer, x)
+
+
+def _bias_map(to: Emitter, op: BiasMap, x: Any) -> Any:
+    return to.shift(to.floating(x), op.values)
+
+
+def _product(to: Emitter, _: Product, given: Sequence[Any]) -> Any:
+    return to.put("Multiply", list(given))
+
+
+def _concat(to: Emitter, op: Concat, given: Sequence[Any]) -> Any:
+    return to.put("Concatenate", list(given), axis=native_axis(op.axis, len(given[0].shape), to.layout))
+
+
+def _identity(_: Emitter, __: Identity, x: Any) -> Any:
+    return x
+
+
+def _global_pool(to: Emitter, op: GlobalPool, x: Any) -> Any:
+    kind = "Average" if op.kind == "avg" else "Max"
+    return to.put(f"Global{kind}Pooling{len(x.shape) - 2}D", x, keepdims=op.keepdims, ordered=True)
+
+
+def _select(to: Emitter, op: Select, x: Any) -> Any:
+    return moves.select(to, op.indices, x)
+
+
+def _upsample(to: Emitter, op: Upsample, x: Any) -> Any:
+    return moves.repeat(to, op.factor, x)
+
+
+RULES: Table[Rule] = Table(
+    "new Keras layers",
+    {
+        Conv: _on_one(conv.convolution), ConvTranspose: _on_one(conv.transposed), Dense: _on_one(_dense),
+        Affine: _on_one(conv.affine), BiasMap: _on_one(_bias_map), Add: Emitter.add, Product: _product, Concat: _concat,
+        Activation: Emitter.activation, Identity: _on_one(_identity), Pool: _on_one(moves.pool),
+        GlobalPool: _on_one(_global_pool), Flatten: _on_one(moves.flatten), Pad: _on_one(moves.pad), Select: _on_one(_select),
+        Slice: _on_one(moves.cut), Upsample: _on_one(_upsample),
+    },
+    {Foreign: "never made anew: the model's own layers are kept"},
+)

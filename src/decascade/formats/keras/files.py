@@ -1,4 +1,4 @@
-"""Keras files on disk: opened with care, scanned, built by Keras; and written."""
+"""Keras files on disk: opened with care, read through the gate, built by Keras; and written."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from decascade.formats.base import NOTE
 from decascade.formats.files import checked_container, checked_file
 from decascade.formats.keras.base import keras, quiet, to_array
 from decascade.formats.keras.by_name import check_ranks, translated
+from decascade.formats.keras.gate.config import Gate, as_dict, check_depth
 from decascade.formats.keras.mend import check_meaning, mended
-from decascade.formats.keras.scan import as_dict, scan
 
 _HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 _WEIGHTS = "model.weights.h5"
@@ -87,7 +87,7 @@ def _one_line(path: Path, doing: str) -> Generator[None]:
         raise
     except Exception as error:
         words = " ".join(str(error).split()) or type(error).__name__
-        words = words if len(words) <= 200 else words[:200] + " …"
+        words = words if len(words) <= 200 else words[:120] + " … " + words[-80:]
         raise FormatError(f"{path}: {doing} failed: {words}") from None
 
 
@@ -98,12 +98,21 @@ def _load_hdf5(path: Path) -> Any:
         text = file.attrs.get("model_config")
         if text is None:
             raise FormatError(_no_config(path, file))
-        config, calls = translated(_parsed(text, path))
         version = _text(file.attrs.get("keras_version", ""))
-    scan(config, str(path))
-    check_meaning(config, version, str(path))
-    with _one_line(path, "building the model with Keras"):
-        model = _from_legacy(mended(config))
+    return _built(text, version, path)
+
+
+def _built(text: Any, version: str, path: Path) -> Any:
+    """The model of a configuration, with the weights in the file."""
+    config = _parsed(text, path)
+    check_depth(config, str(path))
+    with _one_line(path, "reading the configuration"):
+        known, calls = translated(config)
+        check_meaning(known, version, str(path))
+        allowed = Gate(str(path)).model(mended(known))
+    serialization: Any = import_module("keras.src.saving.serialization_lib")
+    with _one_line(path, "building the model with Keras"), serialization.ObjectSharingScope():
+        model = keras().saving.deserialize_keras_object(allowed, safe_mode=True)
     check_ranks(model, calls, str(path))
     with _one_line(path, "loading the weights with Keras"):
         model.load_weights(path)
@@ -130,18 +139,6 @@ def _parsed(text: Any, path: Path) -> Any:
         raise FormatError(f"{path}: the model's configuration is not readable JSON ({error}): the file is damaged") from None
 
 
-def _from_legacy(config: dict[str, Any]) -> Any:
-    """A model from the configuration in an HDF5 file, whose layers carry no module names."""
-    k = keras()
-    if "module" in config:
-        return k.saving.deserialize_keras_object(config, safe_mode=True)
-    classes = {"Sequential": k.Sequential, "Functional": k.Model, "Model": k.Model}
-    found = classes.get(str(config["class_name"])) or k.saving.get_registered_object(config["class_name"])
-    if found is None:
-        raise FormatError(f"the model is of class {config['class_name']}: load it yourself and pass the live model")
-    return found.from_config(config["config"])
-
-
 def _load_zip(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
@@ -149,21 +146,7 @@ def _load_zip(path: Path) -> Any:
             config, version = _check_archive(archive, names, path), _version(archive, names)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise FormatError(f"{path} is damaged or cut short ({error}): save or fetch it again") from None
-    plain = _without_training(config)
-    # files that layers brought along are only unpacked by load_model, which compiles nested models as they were
-    whole = any(n.startswith("assets/") for n in names)
-    with _one_line(path, "reading the configuration"):
-        known, calls = translated(plain)
-    scan(known, str(path), training=whole)
-    check_meaning(known, version, str(path))
-    with _one_line(path, "building the model with Keras"):
-        fixed = mended(known)
-        if fixed == plain or whole:
-            return keras().saving.load_model(path, compile=False, safe_mode=True)
-        model = keras().saving.deserialize_keras_object(fixed, safe_mode=True)
-        model.load_weights(path)
-    check_ranks(model, calls, str(path))
-    return model
+    return _built(config, version, path)
 
 
 def _version(archive: zipfile.ZipFile, names: list[str]) -> str:
@@ -173,11 +156,6 @@ def _version(archive: zipfile.ZipFile, names: list[str]) -> str:
         return str((as_dict(json.loads(archive.read("metadata.json"))) or {}).get("keras_version", "")) if known else ""
     except (ValueError, RecursionError):
         return ""
-
-
-def _without_training(config: Any) -> Any:
-    known = as_dict(config)
-    return config if known is None else {k: v for k, v in known.items() if k != "compile_config"}
 
 
 def _check_archive(archive: zipfile.ZipFile, names: list[str], path: Path) -> Any:
@@ -201,7 +179,7 @@ def _check_archive(archive: zipfile.ZipFile, names: list[str], path: Path) -> An
     content = BytesIO(archive.read(_WEIGHTS))
     with _one_line(path, f"reading {_WEIGHTS}"), h5py.File(content, "r") as file:
         _check_links(file, str(path))
-    return _parsed(archive.read("config.json"), path)
+    return archive.read("config.json")
 
 
 def _check_links(file: Any, path: str) -> None:

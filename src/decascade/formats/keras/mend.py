@@ -1,7 +1,7 @@
 """Mends, on a copy, what Keras 2 wrote into a configuration and Keras 3 rejects, in HDF5 files and in archives alike.
 
 Keys that layers no longer take, modules that were moved, the input's shape in the first layer of a Sequential, and slashes in
-names.  The training configuration goes, as it is never used here.
+names.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import copy
 from typing import Any, cast
 
 from decascade.errors import FormatError
-from decascade.formats.keras.scan import TENSORFLOW_INITIALIZERS, as_dict, objects
+from decascade.formats.keras.gate.config import as_dict, objects
 
 _SEPARABLE = {"DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"}
 _MODELS = {"Functional": "keras.src.models.functional", "Model": "keras.src.models.model", "Sequential": "keras"}
@@ -43,16 +43,15 @@ def check_meaning(config: Any, version: str, file: str) -> None:
 
 
 def mended(config: dict[str, Any]) -> dict[str, Any]:
-    """A copy that Keras 3 accepts, without training configuration."""
+    """A copy that Keras 3 accepts."""
     config = copy.deepcopy(config)
     for part in objects(config):
-        part.pop("compile_config", None)
         inner = as_dict(part.get("config"))
         _mend_module(part)
         if part.get("class_name") == "Sequential":
             _mend_sequential(part)
         elif inner is not None:
-            _mend_layer(str(part.get("class_name")), inner, archived="module" in part)
+            _mend_layer(str(part.get("class_name")), inner)
         if inner is not None and isinstance(inner.get("layers"), list):
             _mend_names(inner)
             _mend_calls(inner)
@@ -63,8 +62,6 @@ def _mend_module(part: dict[str, Any]) -> None:
     kind, module = part.get("class_name"), str(part.get("module"))
     if isinstance(kind, str) and kind in _MODELS and module.startswith(_FROM):
         part["module"] = _MODELS[kind]
-    elif module == TENSORFLOW_INITIALIZERS:
-        part["module"] = "keras.initializers"
 
 
 def _mend_names(model: dict[str, Any]) -> None:
@@ -119,12 +116,11 @@ def _references(model: dict[str, Any]) -> list[list[Any]]:
     return found
 
 
-def _mend_layer(name: str, inner: dict[str, Any], archived: bool) -> None:
-    """What Keras 3 mends by itself where the layers carry no modules, as in HDF5, it does not in an archive."""
+def _mend_layer(name: str, inner: dict[str, Any]) -> None:
     axis: Any = inner.get("axis")
     if name == "BatchNormalization" and isinstance(axis, list) and len(cast("list[Any]", axis)) == 1:
         inner["axis"] = axis[0]
-    if archived and name != "InputLayer":
+    if name != "InputLayer":
         inner.pop("batch_input_shape", None)
     if name in _SEPARABLE:
         _mend_separable(name, inner)

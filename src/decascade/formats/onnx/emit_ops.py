@@ -19,9 +19,9 @@ from decascade.ir.ops import (
     Concat,
     Dense,
     Flatten,
+    Foreign,
     GlobalPool,
     Identity,
-    Op,
     Pad,
     Pool,
     Product,
@@ -29,6 +29,7 @@ from decascade.ir.ops import (
     Slice,
     Upsample,
 )
+from decascade.ir.ops.table import Table
 
 
 def emit(emitter: Emitter, node: Node, tensors: Mapping[str, Tensor]) -> list[Any]:
@@ -38,7 +39,7 @@ def emit(emitter: Emitter, node: Node, tensors: Mapping[str, Tensor]) -> list[An
         FormatError: no form of this operation in the model's opset, or weights that leave the range of its element type.
     """
     start = len(emitter.nodes)
-    rule = RULES.get(type(node.op))
+    rule = RULES.get(node.op)
     if rule is None:
         raise FormatError(f"{node.name}: no ONNX form of a new {type(node.op).__name__}")
     rule(Writer(emitter, node, tensors), node.op)
@@ -280,7 +281,7 @@ def _softmax(w: Writer, axis: int, opset: int) -> None:
     w.step("Softmax", axis=axis)
 
 
-RULES: Mapping[type[Op], Callable[[Writer, Any], None]] = {
+RULES: Table[Callable[[Writer, Any], None]] = Table("new ONNX nodes", {
     Conv: _conv,
     ConvTranspose: _conv_transpose,
     Dense: _dense,
@@ -298,4 +299,4 @@ RULES: Mapping[type[Op], Callable[[Writer, Any], None]] = {
     BiasMap: _bias_map,
     Upsample: _upsample,
     Activation: _activation,
-}
+}, {Foreign: "never made anew: the file's own nodes are kept"})

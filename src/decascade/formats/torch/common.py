@@ -57,11 +57,15 @@ def loaded() -> Any | None:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """A model input: the name it is called by, the shape that is known of it and its element type."""
+    """A model input: the name it is called by, the shape that is known of it and its element type.
+
+    `noted`: the shape that the model itself carries, since decascade wrote it; it runs on other sizes too.
+    """
 
     name: str
     shape: Shape | None
     dtype: str
+    noted: Shape | None = None
 
 
 @dataclass(eq=False)

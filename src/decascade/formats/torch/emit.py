@@ -7,7 +7,8 @@ what has none becomes a function call.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from math import inf, isinf
 from typing import Any
@@ -29,6 +30,7 @@ from decascade.ir.ops import (
     Concat,
     Dense,
     Flatten,
+    Foreign,
     GlobalPool,
     Identity,
     Pad,
@@ -38,6 +40,7 @@ from decascade.ir.ops import (
     Slice,
     Upsample,
 )
+from decascade.ir.ops.table import Table
 
 
 def emit(builder: Builder, node: Node, inputs: Sequence[Any], rank: int, dtype: Any) -> Any:
@@ -48,55 +51,108 @@ def emit(builder: Builder, node: Node, inputs: Sequence[Any], rank: int, dtype: 
     Raises:
         GraphError: an operation that PyTorch has no form for.
     """
-    op, x = node.op, inputs[0]
-    match op:
-        case Conv():
-            return _conv(builder, node.name, op, x, dtype)
-        case ConvTranspose():
-            return _conv_transpose(builder, node.name, op, x, dtype)
-        case Dense():
-            return builder.module(node.name, _linear(builder, op.layer, dtype), x)
-        case Affine():
-            return _affine(builder, node.name, op, x, rank, dtype)
-        case BiasMap():
-            return builder.call(operator.add, x, builder.parameter(node.name, op.values[None], dtype))
-        case Pool():
-            return emit_pool(builder, node.name, op, x)
-        case Add():
-            return _add(builder, op, inputs)
-        case Product():
-            return reduce(lambda total, factor: builder.call(operator.mul, total, factor), inputs)
-        case Concat():
-            return builder.call(load().cat, list(inputs), dim=op.axis)
-        case Activation():
-            return _activation(builder, node.name, op, x, dtype)
-        case _:
-            return _move(builder, node, x, rank)
+    rule = RULES.get(node.op)
+    if rule is None:
+        raise GraphError(f"{node.name}: PyTorch has no form for a new {type(node.op).__name__}")
+    return rule(Call(builder, node.name, inputs, rank, dtype), node.op)
 
 
-def _move(builder: Builder, node: Node, x: Any, rank: int) -> Any:
+@dataclass(frozen=True, eq=False)
+class Call:
+    """Where a new node goes: its name, the fx nodes that it reads, the spatial axes of the first, the type of its weights."""
+
+    builder: Builder
+    name: str
+    inputs: Sequence[Any]
+    rank: int
+    dtype: Any
+
+    @property
+    def x(self) -> Any:
+        return self.inputs[0]
+
+
+def _convolution(c: Call, op: Conv) -> Any:
+    return _conv(c.builder, c.name, op, c.x, c.dtype)
+
+
+def _transposed(c: Call, op: ConvTranspose) -> Any:
+    return _conv_transpose(c.builder, c.name, op, c.x, c.dtype)
+
+
+def _dense(c: Call, op: Dense) -> Any:
+    return c.builder.module(c.name, _linear(c.builder, op.layer, c.dtype), c.x)
+
+
+def _scaled(c: Call, op: Affine) -> Any:
+    return _affine(c.builder, c.name, op, c.x, c.rank, c.dtype)
+
+
+def _bias_map(c: Call, op: BiasMap) -> Any:
+    return c.builder.call(operator.add, c.x, c.builder.parameter(c.name, op.values[None], c.dtype))
+
+
+def _pooled(c: Call, op: Pool) -> Any:
+    return emit_pool(c.builder, c.name, op, c.x)
+
+
+def _global_pool(c: Call, op: GlobalPool) -> Any:
+    pool = load().mean if op.kind == "avg" else load().amax
+    return c.builder.call(pool, c.x, list(range(2, c.rank + 2)), keepdim=op.keepdims)
+
+
+def _summed(c: Call, op: Add) -> Any:
+    return _add(c.builder, op, c.inputs)
+
+
+def _product(c: Call, _: Product) -> Any:
+    return reduce(lambda total, factor: c.builder.call(operator.mul, total, factor), c.inputs)
+
+
+def _concat(c: Call, op: Concat) -> Any:
+    return c.builder.call(load().cat, list(c.inputs), dim=op.axis)
+
+
+def _activated(c: Call, op: Activation) -> Any:
+    return _activation(c.builder, c.name, op, c.x, c.dtype)
+
+
+def _identity(c: Call, _: Identity) -> Any:
+    return c.x
+
+
+def _flatten(c: Call, op: Flatten) -> Any:
     torch = load()
-    op = node.op
-    match op:
-        case Identity():
-            return x
-        case Flatten():
-            ordered = x if op.order == "channels_first" else builder.call(torch.movedim, x, 1, -1)
-            return builder.call(torch.flatten, ordered, 1)
-        case Pad():
-            return pad(builder, x, op.pads, op.value, op.channels)
-        case Slice():
-            return builder.call(operator.getitem, x, (*(slice(None),) * op.axis, slice(op.start, op.stop)))
-        case Select():
-            return _select(builder, node.name, op, x)
-        case Upsample():
-            factor = [float(f) for f in op.factor]
-            return builder.call(torch.nn.functional.interpolate, x, scale_factor=factor, mode="nearest")
-        case GlobalPool():
-            pool = torch.mean if op.kind == "avg" else torch.amax
-            return builder.call(pool, x, list(range(2, rank + 2)), keepdim=op.keepdims)
-        case _:
-            raise GraphError(f"{node.name}: PyTorch has no form for a new {type(op).__name__}")
+    ordered = c.x if op.order == "channels_first" else c.builder.call(torch.movedim, c.x, 1, -1)
+    return c.builder.call(torch.flatten, ordered, 1)
+
+
+def _pad(c: Call, op: Pad) -> Any:
+    return pad(c.builder, c.x, op.pads, op.value, op.channels)
+
+
+def _slice(c: Call, op: Slice) -> Any:
+    return c.builder.call(operator.getitem, c.x, (*(slice(None),) * op.axis, slice(op.start, op.stop)))
+
+
+def _selected(c: Call, op: Select) -> Any:
+    return _select(c.builder, c.name, op, c.x)
+
+
+def _upsample(c: Call, op: Upsample) -> Any:
+    factor = [float(f) for f in op.factor]
+    return c.builder.call(load().nn.functional.interpolate, c.x, scale_factor=factor, mode="nearest")
+
+
+RULES: Table[Callable[[Call, Any], Any]] = Table(
+    "new PyTorch modules",
+    {
+        Conv: _convolution, ConvTranspose: _transposed, Dense: _dense, Affine: _scaled, BiasMap: _bias_map, Pool: _pooled,
+        GlobalPool: _global_pool, Add: _summed, Product: _product, Concat: _concat, Activation: _activated,
+        Identity: _identity, Flatten: _flatten, Pad: _pad, Slice: _slice, Select: _selected, Upsample: _upsample,
+    },
+    {Foreign: "never made anew: the module's own calls are kept"},
+)
 
 
 def _filled(builder: Builder, layer: Any, weight: NDArray[Any], bias: NDArray[Any] | None, dtype: Any) -> Any:

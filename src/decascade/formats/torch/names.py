@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from decascade.formats.torch.common import InputSpec, Traced, load, words
@@ -101,6 +102,8 @@ def input_guess(placeholder: Any, spec: InputSpec, traced: Traced, values: Value
     """The shape of an input: what is known of it, or what the first layers that read it say."""
     first = next(_first_layers(placeholder, values), None)
     suffix = "" if spec is traced.inputs[0] else f"_{spec.name}"
+    if spec.shape is None and spec.noted is not None:
+        return _opened(spec.noted, first)
     if spec.shape is not None:
         shape = spec.shape
         if first is not None and len(shape) == len(first) - 1:  # given without the batch
@@ -111,6 +114,14 @@ def input_guess(placeholder: Any, spec: InputSpec, traced: Traced, values: Value
     if len(first) == 2:
         traced.notes.append(f"input {spec.name} is read as (batch, {first[1]}): give its shape if it has more axes")
     return tuple(f"{size}{suffix}" if isinstance(size, str) and size != "N" else size for size in first)
+
+
+def _opened(noted: Shape, guess: Shape | None) -> Shape:
+    """The shape that a model carries; where its first layers take any size, a symbol stands for the size."""
+    if guess is None or len(guess) != len(noted):
+        return ("N", *noted[1:])
+    taken = (m if isinstance(n, int) else n for m, n in zip(noted[2:], guess[2:], strict=True))
+    return ("N", *noted[1:2], *taken)
 
 
 _SAME_RANK = words("relu relu6 hardtanh identity batch_norm pad sigmoid tanh leaky_relu prelu clone contiguous")
@@ -126,17 +137,37 @@ def asked_of(node: Any, values: Values) -> Shape | None:
 
 def _first_layers(node: Any, values: Values) -> Iterator[Shape]:
     """Shapes that the first layers downstream ask for."""
-    stack, seen = [node], {node}
+    stack, seen = list[tuple[Any, tuple[int, ...]]]([(node, ())]), {node}
     while stack:
-        for user in stack.pop(0).users:
+        current, grown = stack.pop(0)
+        for user in current.users:
             if user in seen:
                 continue
             seen.add(user)
             wanted, through = _asks(user, values)
-            if wanted is not None:
-                yield wanted
-            if through:
-                stack.append(user)
+            if wanted is not None and (before := _ungrown(wanted, grown)) is not None:
+                yield before
+            if through and (more := _grows(user, values)) is not None:
+                stack.append((user, tuple(a + b for a, b in zip_longest(grown, more, fillvalue=0))))
+
+
+def _grows(user: Any, values: Values) -> tuple[int, ...] | None:
+    """By how much a pad makes each axis longer, the last axis first; nothing for what is no pad; None where it is not known."""
+    call = module_call(values.module.get_submodule(user.target)) if user.op == "call_module" else None
+    if (call[0] if call is not None else call_name(user)) != "pad":
+        return ()
+    with suppress(NotConstantError, TypeError, ValueError):
+        given = call[1][0] if call is not None else user.args[1] if len(user.args) > 1 else user.kwargs.get("pad")
+        amounts = list(values.constant(given))
+        return tuple(int(lo) + int(hi) for lo, hi in zip(amounts[::2], amounts[1::2], strict=True))
+    return None
+
+
+def _ungrown(wanted: Shape, grown: tuple[int, ...]) -> Shape | None:
+    """What a layer asks for, before pads made it longer; None where these leave nothing."""
+    pairs = zip_longest(reversed(wanted), grown[: len(wanted)], fillvalue=0)
+    sizes = [n - more if isinstance(n, int) else n for n, more in pairs]
+    return None if any(isinstance(n, int) and n < 1 for n in sizes) else tuple(reversed(sizes))
 
 
 def _asks(user: Any, values: Values) -> tuple[Shape | None, bool]:

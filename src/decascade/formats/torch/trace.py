@@ -31,6 +31,7 @@ from decascade.formats.torch.common import (
 )
 from decascade.formats.torch.modules import known_base
 from decascade.formats.torch.pure import AliasedError, make_pure
+from decascade.ir.graph import Shape
 
 
 def trace_module(model: Any, input_shape: InputShapes | None) -> Traced:
@@ -49,7 +50,7 @@ def trace_module(model: Any, input_shape: InputShapes | None) -> Traced:
         if _parametrized(part):
             notes.append(f"{name or 'the model'} is parametrized; its effective weight in eval mode was read")
     copy = eval_copy(model)
-    input_shape = _written_for(model) if input_shape is None else input_shape
+    input_shape = _only_for(model) if input_shape is None else input_shape
     try:
         traced = _symbolic(model, copy, input_shape)
     except _UntraceableError as error:
@@ -62,11 +63,15 @@ def trace_module(model: Any, input_shape: InputShapes | None) -> Traced:
     return traced
 
 
-def _written_for(model: Any) -> InputShapes | None:
-    """The sizes of a model that decascade wrote for these alone."""
+def _noted(model: Any) -> dict[str, Shape]:
+    """The shapes of inputs that a model carries which decascade wrote."""
     meta = getattr(model, "meta", {})
-    known = {name: shape for name, (shape, _) in meta.get(META, {}).items() if shape is not None}
-    return known if meta.get(FIXED) else None
+    return {name: shape for name, (shape, _) in meta.get(META, {}).items() if shape is not None}
+
+
+def _only_for(model: Any) -> InputShapes | None:
+    """The sizes of a model that decascade wrote for these alone."""
+    return _noted(model) if getattr(model, "meta", {}).get(FIXED) else None
 
 
 class _UntraceableError(Exception):
@@ -221,7 +226,8 @@ def _symbolic(model: Any, copy: Any, input_shape: InputShapes | None) -> Traced:
     module = torch.fx.GraphModule(copy, graph, class_name=type(model).__name__)
     entries = [node for node in graph.nodes if node.op == "placeholder"]
     dtype = dtype_name(floating_dtype(model))
-    inputs = tuple(InputSpec(entry.target, shape, "int64" if _is_index(entry, module) else dtype)
+    noted = _noted(model)
+    inputs = tuple(InputSpec(entry.target, shape, "int64" if _is_index(entry, module) else dtype, noted.get(entry.target))
                    for entry, shape in zip(entries, spread([entry.target for entry in entries], input_shape), strict=True))
     traced = Traced(module, model, inputs)
     if tracer.unused:

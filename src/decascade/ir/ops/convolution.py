@@ -121,13 +121,14 @@ def _with_dense_weights(op: Dense, arrays: Mapping[str, Any]) -> Dense:
 
 CONV = Definition(
     unary(_layer_shape, _least), _layer_meaning, _layer_words, text=_layer_text, linear=True, any_size=True,
-    per_channel=_depthwise, activation=True, axes=_conv_axes, weights=_layer_weights, with_weights=_with_layer_weights,
+    per_channel=_depthwise, layer=True, activation=True, axes=_conv_axes, weights=_layer_weights,
+    with_weights=_with_layer_weights,
 )
 CONV_TRANSPOSE = Definition(
-    unary(_layer_shape, _least), _layer_meaning, _layer_words, text=_layer_text, linear=True, any_size=True, activation=True,
-    weights=_layer_weights, with_weights=_with_layer_weights,
+    unary(_layer_shape, _least), _layer_meaning, _layer_words, text=_layer_text, linear=True, any_size=True, layer=True,
+    activation=True, weights=_layer_weights, with_weights=_with_layer_weights,
 )
 DENSE = Definition(
-    unary(_dense_shape), _dense_meaning, _dense_words, text=_dense_text, linear=True, activation=True, axes=_dense_axes,
-    weights=_dense_weights, with_weights=_with_dense_weights,
+    unary(_dense_shape), _dense_meaning, _dense_words, text=_dense_text, linear=True, layer=True, activation=True,
+    axes=_dense_axes, weights=_dense_weights, with_weights=_with_dense_weights,
 )

@@ -67,6 +67,7 @@ class Definition:
         pointwise       each output position depends on the same position of one input, everywhere in the same way
         any_size        the same operation is meant on a map of another size
         per_channel     output channel c depends on input channel c alone, and there are as many
+        layer           counts as a layer of a cascade: it stores a kernel, averages, or spreads samples out
         activation      takes an activation behind it into itself in all runtimes
         joins           runtimes compute it together with the layer before it, or not at all
         folds           as what a convolution takes it up without being merged with another (empty: it does not)
@@ -85,6 +86,7 @@ class Definition:
     pointwise: Trait = False
     any_size: bool = False
     per_channel: Trait = False
+    layer: bool = False
     activation: bool = False
     joins: bool = False
     folds: str = ""

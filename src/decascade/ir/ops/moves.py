@@ -233,5 +233,5 @@ SLICE = Definition(
 )
 UPSAMPLE = Definition(
     unary(_upsample_shape), _upsample, "upsampling", text=_upsample_text, linear=True, moves=True, any_size=True,
-    per_channel=True,
+    per_channel=True, layer=True,
 )

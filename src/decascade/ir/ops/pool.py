@@ -122,9 +122,9 @@ def _pool_axes(op: Pool, rank: int) -> tuple[Axis, ...]:
 
 POOL = Definition(
     unary(_pool_shape, _least), _pool_meaning, _pool_words, text=_pool_text, linear=_average, any_size=True, per_channel=True,
-    axes=_pool_axes,
+    layer=True, axes=_pool_axes,
 )
 GLOBAL_POOL = Definition(
     unary(_global_pool_shape), _global_pool_meaning, _global_pool_words, text=_global_pool_text, linear=_average,
-    per_channel=True,
+    per_channel=True, layer=True,
 )

@@ -51,6 +51,11 @@ def is_any_size(op: Op) -> bool:
     return definition_of(op).any_size
 
 
+def is_layer(op: Op) -> bool:
+    """Whether a user would count it as a layer of a cascade."""
+    return definition_of(op).layer
+
+
 def takes_activation(op: Op) -> bool:
     """Whether runtimes compute an activation behind it along with it."""
     return definition_of(op).activation

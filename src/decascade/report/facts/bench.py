@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from decascade.report.facts.report import json_text
+from decascade.report.facts.shown import renderer
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,4 @@ class BenchFacts:
         return json_text(self.to_dict())
 
     def __str__(self) -> str:
-        from decascade.report.terminal.bench import bench_text
-
-        return bench_text(self)
+        return renderer().text(self)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from decascade.report.facts.report import VerificationFacts, json_text
+from decascade.report.facts.shown import renderer
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,21 @@ class ChipFacts:
 
 
 @dataclass(frozen=True)
+class StreamFacts:
+    """Streamed int8 C: bytes of RAM with rows pushed one by one (`rows`), and with the whole input in RAM (`whole`).
+
+    On an emulated machine: instructions of one inference with the whole input, bytes of flash and of stack, which comes on top.
+    """
+
+    rows: int
+    whole: int
+    machine: str = ""
+    instructions: int | None = None
+    flash: int | None = None
+    stack: int | None = None
+
+
+@dataclass(frozen=True)
 class EqualiseFacts:
     """What equalising ranges across layers did to the int8 file: root mean square error and agreement, without and with."""
 
@@ -86,6 +102,7 @@ class ExportFacts:
     versions: dict[str, str]
     seconds: float
     notes: tuple[str, ...] = ()
+    streamed: StreamFacts | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, dicts, strings and numbers, as in the JSON file."""
@@ -96,6 +113,4 @@ class ExportFacts:
         return json_text(self.to_dict())
 
     def __str__(self) -> str:
-        from decascade.report.terminal.device import export_text
-
-        return export_text(self)
+        return renderer().text(self)

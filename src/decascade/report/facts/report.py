@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from decascade.report.facts.parts import CompressionFacts, ErrorMap, GraphFacts, Measure
+from decascade.report.facts.shown import renderer
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -106,9 +107,7 @@ class ProofFacts:
         return to_json(self)
 
     def __str__(self) -> str:
-        from decascade.report.terminal.validity import proofs_text
-
-        return proofs_text(self)
+        return renderer().text(self)
 
 
 @dataclass(frozen=True)
@@ -179,9 +178,7 @@ class VerificationFacts:
         return to_json(self)
 
     def __str__(self) -> str:
-        from decascade.report.terminal.report import verification_text
-
-        return verification_text(self)
+        return renderer().text(self)
 
 
 @dataclass(frozen=True)
@@ -232,29 +229,21 @@ class Report:
 
     def to_html(self, path: Path | str | None = None) -> str:
         """The report as one page that needs no network; also written to `path` where one is given."""
-        from decascade.report.html.page import page
-
-        text = page(self)
+        text = renderer().page(self)
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
         return text
 
     def _repr_html_(self) -> str:
         """What notebooks show."""
-        from decascade.report.html.page import inline
-
-        return inline(self)
+        return renderer().inline(self)
 
     def render(self) -> RenderableType:
         """The report as something that rich prints in colour; `str(report)` is the same in plain text."""
-        from decascade.report.terminal.report import render
-
-        return render(self)
+        return renderer().rich(self)
 
     def __str__(self) -> str:
-        from decascade.report.terminal.report import report_text
-
-        return report_text(self)
+        return renderer().text(self)
 
 
 def to_json(facts: Report | VerificationFacts | ProofFacts) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from decascade.report.facts.bench import BenchFacts, ModelCost, TargetFacts
 from decascade.report.facts.parts import Measure
-from decascade.report.terminal.report import change, quantity
+from decascade.report.facts.quantities import change, quantity
 
 
 def bench_parts(f: BenchFacts) -> dict[str, Any]:

@@ -19,12 +19,12 @@ from decascade.report.facts.boxes import box_text
 from decascade.report.facts.device import ExportFacts
 from decascade.report.facts.load import Facts
 from decascade.report.facts.parts import Measure
+from decascade.report.facts.quantities import change, quantity
 from decascade.report.facts.report import ProofFacts, Report, VerificationFacts
 from decascade.report.html.bench import bench_parts
 from decascade.report.html.checks import check_parts, proof_parts
 from decascade.report.html.data import finite, page_data, too_large
 from decascade.report.html.export import export_parts
-from decascade.report.terminal.report import change, quantity
 
 SCRIPTS = ("base.js", "graph.js", "table.js", "charts.js", "sections.js", "bench.js", "start.js")
 """In the order in which they are run, as one script."""

@@ -9,8 +9,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from decascade.errors import UsageError
+from decascade.printable import printable_facts
 from decascade.report.facts.bench import BenchFacts, ModelCost, TargetFacts
-from decascade.report.terminal.report import change
+from decascade.report.facts.quantities import change
 from decascade.report.terminal.tables import plain_table, plain_text
 
 SHOWN = 8
@@ -28,6 +29,7 @@ def bench_text(facts: BenchFacts) -> str:
 
 def render_bench(facts: BenchFacts) -> RenderableType:
     """The measurements as something that rich can print."""
+    facts = printable_facts(facts)
     parts: list[RenderableType] = [Text(" and ".join(facts.models), style="bold"), _totals(facts)]
     for target in facts.targets:
         if target.models[0].layers and target.target not in COUNTED:

@@ -8,8 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from decascade.report.facts.device import ChipFacts, EqualiseFacts, ExportFacts, FidelityFacts, MicroFacts
-from decascade.report.terminal.report import plain_text, quantity, render_verification
+from decascade.printable import printable_facts
+from decascade.report.facts.device import ChipFacts, EqualiseFacts, ExportFacts, FidelityFacts, MicroFacts, StreamFacts
+from decascade.report.facts.quantities import quantity
+from decascade.report.terminal.report import plain_text, render_verification
 
 
 def export_text(facts: ExportFacts) -> str:
@@ -19,6 +21,7 @@ def export_text(facts: ExportFacts) -> str:
 
 def render_export(facts: ExportFacts) -> RenderableType:
     """An export as something that rich can print."""
+    facts = printable_facts(facts)
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, told in _rows(facts):
         table.add_row(Text(f"  {name}"), Text(told))
@@ -36,6 +39,8 @@ def _rows(facts: ExportFacts) -> Iterator[tuple[str, str]]:
     yield "flash", f"{facts.flash:,} bytes"
     if facts.micro is not None:
         yield from _micro(facts.micro, "int8" in facts.kind)
+    if facts.streamed is not None:
+        yield from _streamed(facts.streamed)
     if facts.chip is not None:
         yield from _chip(facts.chip)
     if facts.fidelity is not None:
@@ -56,6 +61,13 @@ def _micro(micro: MicroFacts, integers: bool) -> Iterator[tuple[str, str]]:
 def _chip(chip: ChipFacts) -> Iterator[tuple[str, str]]:
     yield chip.machine, f"{quantity(chip.instructions)} instructions, {chip.stack:,} bytes of stack, {chip.ram:,} of static RAM"
     yield "", f"{chip.max_abs:.1g} from onnxruntime on the test vector"
+
+
+def _streamed(found: StreamFacts) -> Iterator[tuple[str, str]]:
+    yield "RAM", f"{found.rows:,} bytes with rows pushed one by one, {found.whole:,} with the whole input"
+    if found.stack is not None and found.instructions is not None:
+        yield "with stack", f"{found.rows + found.stack:,} and {found.whole + found.stack:,} bytes"
+        yield found.machine, f"{quantity(found.instructions)} instructions"
 
 
 def _fidelity(found: FidelityFacts) -> Iterator[tuple[str, str]]:

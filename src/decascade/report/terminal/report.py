@@ -9,6 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from decascade.printable import printable_facts
+from decascade.report.facts.quantities import change, quantity
 from decascade.report.facts.report import CascadeFacts, CostFacts, Report, VerificationFacts
 from decascade.report.terminal.measures import render_front, render_measures
 from decascade.report.terminal.tables import WIDTH, indented, plain_table, plain_text
@@ -33,6 +35,7 @@ def verification_text(facts: VerificationFacts) -> str:
 
 def render(report: Report) -> RenderableType:
     """The whole report as something that rich can print."""
+    report = printable_facts(report)
     merged = [c for c in report.cascades if c.decision == "merged"]
     left = [c for c in report.cascades if c.decision == "left"]
     planned = report.action == "inspect"
@@ -73,6 +76,7 @@ def _hints(report: Report) -> Iterator[str]:
 
 def render_verification(facts: VerificationFacts, names: tuple[str, str] = ("original", "merged")) -> RenderableType:
     """The comparison in a few lines; `names` stand for the two models."""
+    facts, names = printable_facts(facts), printable_facts(names)
     verdict = "same function up to rounding" if facts.same else "NOT the same function"
     style = "bold green" if facts.same else "bold red"
     head = "Verified: " if facts.same else "Checked: "
@@ -101,27 +105,6 @@ def render_verification(facts: VerificationFacts, names: tuple[str, str] = ("ori
 def clipped(name: str, width: int = 16) -> str:
     """A name that leaves room beside it: of a long one its end, where the extension is."""
     return name if len(name) <= width else f"…{name[1 - width:]}"
-
-
-def quantity(value: float) -> str:
-    """Three digits and a unit: 12.3 M."""
-    for size, sign in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
-        if value >= size:
-            return f"{value / (1e3 if size == 1e4 else size):.3g}{sign}"
-    return f"{value:,.0f}"
-
-
-def change(before: float, after: float | None) -> str:
-    """How the cost changes, in words: 3.1 × less."""
-    if after is None:
-        return ""
-    if after == before:
-        return "the same"
-    if not before or not after:
-        return ""
-    if 0.99 < after / before < 1.01:
-        return f"{abs(after / before - 1):.2%} {'less' if after < before else 'more'}"
-    return f"{before / after:.3g} × less" if after < before else f"{after / before:.3g} × more"
 
 
 def chain(layers: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from decascade.printable import printable_facts
 from decascade.report.facts.boxes import box_text
 from decascade.report.facts.report import ProofFacts, ValidityFacts, VerificationFacts
 from decascade.report.terminal.tables import indented, plain_table, plain_text
@@ -66,6 +67,7 @@ def render_activations(certificate: Mapping[str, Any]) -> RenderableType:
 
 def render_proofs(facts: ProofFacts) -> RenderableType:
     """A certificate that was checked again."""
+    facts = printable_facts(facts)
     verdict, style = ("holds", "bold green") if facts.held else ("does NOT hold", "bold red")
     if not any(row.looked_at for row in facts.rows):
         verdict, style = "nothing was looked at", "bold yellow"

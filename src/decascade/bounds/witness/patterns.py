@@ -2,48 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 
-from decascade.bounds.box import Box
 from decascade.bounds.forward import Values
-from decascade.ir.graph import Graph
-
-Inputs = dict[str, Values]
-
-
-@dataclass(frozen=True, eq=False)
-class Limits:
-    """The box at the size analysed: per input lo and hi (C, *S, 1) as float32 numbers within the box."""
-
-    lo: Mapping[str, Values]
-    hi: Mapping[str, Values]
-
-    @staticmethod
-    def of(graph: Graph, box: Box) -> Limits:
-        lo, hi = dict[str, Values](), dict[str, Values]()
-        for name in graph.inputs:
-            shape = tuple(int(n) for n in (graph.shape(name) or ())[1:])
-            interval = box.intervals[name]
-            a, b = (np.broadcast_to(v, shape)[..., None] for v in (interval.lo, interval.hi))
-            x, y = a.astype(np.float32), b.astype(np.float32)
-            lo[name] = np.where(x < a, np.nextafter(x, np.float32(np.inf)), x)
-            hi[name] = np.maximum(np.where(y > b, np.nextafter(y, np.float32(-np.inf)), y), lo[name])
-        return Limits(lo, hi)
-
-    def at(self, shares: Callable[[tuple[int, ...]], Values]) -> Inputs:
-        """lo + share·(hi − lo), kept within; `shares` gives numbers in [0, 1] for a sample shape (C, *S)."""
-        found: Inputs = {}
-        for name, lo in self.lo.items():
-            hi = self.hi[name]
-            x = (lo + shares(lo.shape[:-1]) * (hi - lo)).astype(np.float32)
-            found[name] = np.minimum(np.maximum(x, lo), hi)
-        return found
-
-    def keep(self, inputs: Mapping[str, Values]) -> Inputs:
-        return {k: np.clip(v.astype(np.float32), self.lo[k], self.hi[k]) for k, v in inputs.items()}
+from decascade.bounds.problem import Inputs, Limits
 
 
 def patterns(limits: Limits, rng: np.random.Generator, batch: int) -> Iterator[Inputs]:

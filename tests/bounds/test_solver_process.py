@@ -1,4 +1,4 @@
-"""What is run in the process beside is what is run here; where there is none, or it dies, it is run here."""
+"""What is run in the solver process is what is run here; where there is none, or it dies, it is run here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import operator
 import os
 import sys
 from contextlib import closing
-from importlib import import_module
 from threading import Thread
 from time import perf_counter, process_time, sleep
 
@@ -14,25 +13,23 @@ import numpy as np
 import pytest
 
 from bounds.nets import chain, conv, random_net
-from decascade.bounds import prove
+from decascade.bounds import driver, prove
 from decascade.bounds.backward import Tracer
 from decascade.bounds.box import Box
 from decascade.bounds.interval import propagate
-from decascade.bounds.prove import branch
-from decascade.bounds.prove import solver_process as aside
-from decascade.bounds.prove.solver_process import Aside
+from decascade.bounds.prove import branch, solver_process
+from decascade.bounds.prove.solver_process import SolverProcess
 from decascade.bounds.prove.unroll import unroll
 from decascade.ir.ops import Activation
 
 RELU = Activation("relu")
-PROVE = import_module("decascade.bounds.prove.driver")
 
 
 @pytest.fixture
 def beside():
     """One that is up."""
-    with closing(Aside()) as it:
-        it.spent = aside.WORTH
+    with closing(SolverProcess()) as it:
+        it.spent = solver_process.WORTH
         it.ask(os.getpid)
         assert it.up.wait(60)
         yield it
@@ -40,7 +37,7 @@ def beside():
 
 @pytest.fixture
 def at_once(monkeypatch):
-    monkeypatch.setattr(aside, "WORTH", 0.0)
+    monkeypatch.setattr(solver_process, "WORTH", 0.0)
 
 
 def test_it_is_another_process_that_answers_as_this_one(beside):
@@ -93,21 +90,21 @@ def test_closing_ends_what_it_is_at(beside):
     sleep(0.2)
     beside.close()
     lane.join(60)
-    assert raised == ["the process beside was closed"]
+    assert raised == ["the solver process was closed"]
     assert beside.process.poll() is not None
 
 
 def test_nothing_is_started_after_it_was_closed(at_once):
-    closed = Aside()
+    closed = SolverProcess()
     closed.close()
-    with pytest.raises(EOFError, match="the process beside was closed"):
+    with pytest.raises(EOFError, match="the solver process was closed"):
         closed.ask(operator.add, 3, 4)
     closed._start()
     assert closed.process is None
 
 
 def test_quick_searches_start_none():
-    with closing(Aside()) as it:
+    with closing(SolverProcess()) as it:
         assert it.ask(operator.add, 3, 4) == 7
         assert it.process is None
 
@@ -116,7 +113,7 @@ def no_processes(monkeypatch):
     def none(*_args, **_given):
         raise OSError("no more processes")
 
-    monkeypatch.setattr(aside.subprocess, "Popen", none)
+    monkeypatch.setattr(solver_process.subprocess, "Popen", none)
 
 
 @pytest.mark.parametrize("without", [
@@ -125,7 +122,7 @@ def no_processes(monkeypatch):
 ])
 def test_where_none_can_be_started_it_is_run_here(monkeypatch, at_once, without):
     without(monkeypatch)
-    with closing(Aside()) as it:
+    with closing(SolverProcess()) as it:
         assert [it.ask(os.getpid) for _ in range(3)] == [os.getpid()] * 3
         assert it.process is None
 
@@ -133,7 +130,7 @@ def test_where_none_can_be_started_it_is_run_here(monkeypatch, at_once, without)
 def test_a_process_that_says_nothing_is_done_without(monkeypatch, at_once):
     """As where the interpreter is not Python: `true` ends at once."""
     monkeypatch.setattr(sys, "executable", "/bin/true")
-    with closing(Aside()) as it:
+    with closing(SolverProcess()) as it:
         assert it.ask(os.getpid) == os.getpid()
         it.process.wait(60)
         assert it.ask(os.getpid) == os.getpid()
@@ -145,7 +142,7 @@ def test_no_file_of_the_working_folder_is_run(monkeypatch, tmp_path, at_once):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", *sys.path])
-    with closing(Aside()) as it:
+    with closing(SolverProcess()) as it:
         it.ask(os.getpid)
         assert it.up.wait(60)
         assert it.ask(np.add, 3, 4) == 7
@@ -160,7 +157,7 @@ def test_no_file_of_the_working_folder_is_run(monkeypatch, tmp_path, at_once):
 def test_searches_are_run_beside_where_there_are_two_workers_and_the_wall_s_clock(monkeypatch, at_once, given, asks):
     made = []
 
-    class Counted(Aside):
+    class Counted(SolverProcess):
         def __init__(self):
             super().__init__()
             self.asked = 0
@@ -170,7 +167,7 @@ def test_searches_are_run_beside_where_there_are_two_workers_and_the_wall_s_cloc
             self.asked += 1
             return super().ask(function, *arguments)
 
-    monkeypatch.setattr(PROVE, "Aside", Counted)
+    monkeypatch.setattr(driver, "SolverProcess", Counted)
     rng = np.random.default_rng(5)
     graph = chain(*(op for _ in range(4) for op in (conv(rng, 3, 3), RELU)), shape=(3, 6, 6))
     found = prove(graph, (0.45, 0.55), 10.0, **given)
@@ -185,14 +182,14 @@ def test_proofs_are_the_same_where_it_dies_at_every_question(monkeypatch, at_onc
     graph = random_net(np.random.default_rng(3))
     whole = prove(graph, (-0.5, 0.5), 20, workers=2)
 
-    class Dying(Aside):
+    class Dying(SolverProcess):
         def ask(self, function, *arguments):
             if self.process is not None:
                 self.up.wait(60)
                 self.process.kill()
             return super().ask(function, *arguments)
 
-    monkeypatch.setattr(PROVE, "Aside", Dying)
+    monkeypatch.setattr(driver, "SolverProcess", Dying)
     again = prove(graph, (-0.5, 0.5), 20, workers=2)
     assert whole.neurons.get("proven") == again.neurons.get("proven")
     for a, b in zip(whole.activations, again.activations, strict=True):

@@ -2,7 +2,7 @@
 
 Seen counts only beyond a margin, eight times the largest difference between float32 and float64 on the first batch: that of
 the channel, as some are far smaller than their neighbours, but no less than a fiftieth of the whole tensor's.
-The inputs that stand for a channel are kept and, at the end, run again in both precisions (`Sightings.confirm`).  Where
+The inputs that stand for a channel are kept and, at the end, run again in both precisions (`Observations.confirm`).  Where
 keeping them would take more than `MOST_KEPT`, nothing more is noted of channels that none stands for yet.
 """
 
@@ -17,18 +17,16 @@ from threading import RLock
 from time import perf_counter
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decascade.bounds.certificate import Witness
 from decascade.bounds.forward import Values, column, run
 from decascade.bounds.geometry import Axes
+from decascade.bounds.problem import Problem
 from decascade.bounds.regimes import Regime, regimes
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Activation
+from decascade.typing import F64, Bools, Clock, Ints
 
-Bools = NDArray[np.bool_]
-F64 = NDArray[np.float64]
-Ints = NDArray[np.int64]
 AT_ONCE = 32
 """Inputs that are run together when they are confirmed."""
 MOST_KEPT = 2**29
@@ -36,7 +34,7 @@ MOST_KEPT = 2**29
 
 
 @dataclass(eq=False)
-class Seen:
+class ActivationState:
     """One activation: `regimes` × channels × position classes, and per regime and channel the input that showed it.
 
     `order` and `starts` sort the positions of each axis by class, `labels` numbers their classes; `weight` counts the
@@ -58,6 +56,10 @@ class Seen:
     @property
     def tensor(self) -> str:
         return self.node.inputs[0]
+
+    @property
+    def channels(self) -> int:
+        return self.seen.shape[1]
 
     @property
     def unstable(self) -> Bools:
@@ -87,7 +89,7 @@ class Seen:
 
 
 @dataclass(eq=False)
-class Sightings:
+class Observations:
     """All activations of a graph, and the inputs that are kept as witnesses; inputs are (C, *S, N) per name.
 
     `pace`: seconds that one input takes through the whole graph in float32, in a batch that makes good use of the machine.
@@ -95,12 +97,22 @@ class Sightings:
     """
 
     graph: Graph
-    seen: dict[str, Seen]
-    clock: Callable[[], float] = perf_counter
+    activations: dict[str, ActivationState]
+    clock: Clock = perf_counter
     kept: list[dict[str, Values]] = field(default_factory=list[dict[str, Values]])
     runs: int = 0
     pace: float = inf
     lock: RLock = field(default_factory=RLock)
+
+    @staticmethod
+    def of(problem: Problem, clock: Clock) -> Observations:
+        """Nothing observed yet of a problem's activations."""
+        found = dict[str, ActivationState]()
+        for node in problem.nodes:
+            tensor = node.inputs[0]
+            channels = int((problem.graph.shape(tensor) or (0, 0))[1])
+            found[node.name] = unseen(node, channels, problem.axes[tensor], problem.own[tensor])
+        return Observations(problem.graph, found, clock)
 
     def observe(self, inputs: Mapping[str, Values]) -> None:
         """Run a batch in float32 and note what it shows."""
@@ -128,15 +140,15 @@ class Sightings:
         return see
 
     @cached_property
-    def by_tensor(self) -> dict[str, list[Seen]]:
-        found = dict[str, list[Seen]]()
-        for s in self.seen.values():
+    def by_tensor(self) -> dict[str, list[ActivationState]]:
+        found = dict[str, list[ActivationState]]()
+        for s in self.activations.values():
             found.setdefault(s.tensor, []).append(s)
         return found
 
     def _calibrate(self, batch: Mapping[str, Values]) -> None:
         single: dict[str, Values] = {}
-        wanted = {s.tensor for s in self.seen.values()}
+        wanted = {s.tensor for s in self.activations.values()}
         worst = dict[str, F64]()
 
         def keep(name: str, x: Values) -> None:
@@ -151,10 +163,10 @@ class Sightings:
 
         run(self.graph, batch, keep)
         run(self.graph, {k: v.astype(np.float64) for k, v in batch.items()}, compare)
-        for s in self.seen.values():
+        for s in self.activations.values():
             s.margin = worst[s.tensor]
 
-    def _note(self, s: Seen, x: Values, batch: Mapping[str, Values], ids: dict[int, int]) -> None:
+    def _note(self, s: ActivationState, x: Values, batch: Mapping[str, Values], ids: dict[int, int]) -> None:
         for i in range(len(s.pieces)):
             inside = s.inside(x, i)
             fresh = (s.sample[i] < 0) & inside.reshape(len(inside), -1).any(axis=1)
@@ -163,7 +175,7 @@ class Sightings:
             stood_for = (s.sample[i] >= 0).reshape(-1, *(1,) * s.weight.ndim)
             s.seen[i] |= s.by_class(inside) & stood_for
 
-    def _keep(self, s: Seen, i: int, c: int, x: Values, batch: Mapping[str, Values], ids: dict[int, int]) -> None:
+    def _keep(self, s: ActivationState, i: int, c: int, x: Values, batch: Mapping[str, Values], ids: dict[int, int]) -> None:
         """The entry deepest in the regime stands for it."""
         piece = s.pieces[i]
         depth = np.minimum(x - piece.lo, piece.hi - x) if np.isfinite([piece.lo, piece.hi]).any() else np.abs(x)
@@ -179,17 +191,17 @@ class Sightings:
 
     def confirm(self) -> dict[str, list[Witness]]:
         """Run the kept inputs again in float32 and float64; what both do not show is taken back.  The witnesses left."""
-        found: dict[str, dict[tuple[int, int], float]] = {name: {} for name in self.seen}
+        found: dict[str, dict[tuple[int, int], float]] = {name: {} for name in self.activations}
         for start in range(0, len(self.kept), AT_ONCE):
             block = self.kept[start : start + AT_ONCE]
             both = [self._tensors({k: np.stack([b[k] for b in block], -1).astype(t) for k in block[0]})
                     for t in (np.float32, np.float64)]
-            for name, s in self.seen.items():
+            for name, s in self.activations.items():
                 _check(s, range(start, start + len(block)), both[0][s.tensor], both[1][s.tensor], found[name])
-        return {name: _witnesses(s, found[name]) for name, s in self.seen.items()}
+        return {name: _witnesses(s, found[name]) for name, s in self.activations.items()}
 
     def _tensors(self, inputs: Mapping[str, Values]) -> dict[str, Values]:
-        wanted, found = {s.tensor for s in self.seen.values()}, dict[str, Values]()
+        wanted, found = {s.tensor for s in self.activations.values()}, dict[str, Values]()
 
         def see(name: str, x: Values) -> None:
             if name in wanted:
@@ -199,8 +211,8 @@ class Sightings:
         return found
 
 
-def _check(s: Seen, samples: range, single: Values, double: Values, found: dict[tuple[int, int], float]) -> None:
-    """Values of the samples that stand for regimes, in both precisions; a sighting that does not hold is undone."""
+def _check(s: ActivationState, samples: range, single: Values, double: Values, found: dict[tuple[int, int], float]) -> None:
+    """Values of the samples that stand for regimes, in both precisions; an observation that does not hold is taken back."""
     here = (s.sample >= samples.start) & (s.sample < samples.stop)
     for i, c in np.argwhere(here).tolist():
         at = (c, *s.position[i, c], s.sample[i, c] - samples.start)
@@ -212,7 +224,7 @@ def _check(s: Seen, samples: range, single: Values, double: Values, found: dict[
             s.seen[i, c] = False
 
 
-def _witnesses(s: Seen, found: Mapping[tuple[int, int], float]) -> list[Witness]:
+def _witnesses(s: ActivationState, found: Mapping[tuple[int, int], float]) -> list[Witness]:
     rows = list[Witness]()
     for c in np.flatnonzero(s.unstable_channels).tolist():
         shown = [i for i in range(len(s.pieces)) if (i, c) in found]
@@ -223,7 +235,7 @@ def _witnesses(s: Seen, found: Mapping[tuple[int, int], float]) -> list[Witness]
     return rows
 
 
-def seen_of(node: Node, channels: int, axes: Axes, own: Axes) -> Seen:
+def unseen(node: Node, channels: int, axes: Axes, own: Axes) -> ActivationState:
     """Nothing seen yet; `axes` are the position classes where it is analysed, `own` those of the user's picture."""
     assert isinstance(node.op, Activation)
     pieces = regimes(node.op, channels)
@@ -239,7 +251,7 @@ def seen_of(node: Node, channels: int, axes: Axes, own: Axes) -> Seen:
         firsts.append([int(at[len(at) // 2]) for at in (np.flatnonzero(axis == k) for k in kinds)])
     weight = np.asarray(reduce(np.multiply.outer, counts, np.ones((), np.int64)))
     shape = (len(pieces), channels)
-    return Seen(
+    return ActivationState(
         node, pieces, tuple(order), tuple(starts), tuple(labels), weight, tuple(product(*firsts)),
         np.zeros((*shape, *weight.shape), np.bool_), np.full(shape, -1, np.int64), np.zeros((*shape, len(axes)), np.int64),
         np.full(channels, inf),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from math import inf
 
 import numpy as np
@@ -11,17 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bounds.nets import chain, conv
-from bounds.test_chase import work_of
+from bounds.test_neurons import opened
 from decascade.algebra.conv import Conv
 from decascade.bounds.box import Box
 from decascade.bounds.forward import run
 from decascade.bounds.interval import propagate
-from decascade.bounds.witness import restarts as kicks
-from decascade.bounds.witness.restarts import Kicks, Near, kicked
-from decascade.bounds.witness.starts import Limits
+from decascade.bounds.problem import Limits
+from decascade.bounds.witness import neurons, restarts
+from decascade.bounds.witness.restarts import Near, Restarts, perturbed
 from decascade.ir.ops import Activation, Pool
 
-chase = import_module("decascade.bounds.witness.chase")
 KEY, OTHER = ("relu", 3, 1), ("relu", 3, -1)
 RELU = Activation("relu")
 
@@ -32,20 +30,20 @@ def near(value, size=4):
 
 @given(st.lists(st.floats(-1e3, 1e3), max_size=40))
 def test_the_nearest_are_kept(values):
-    found = Kicks()
+    found = Restarts()
     for v in values:
         found.offer(KEY, near(v))
-    assert sorted(n.value for n in found.pools.get(KEY, [])) == sorted(values)[-kicks.POOL :]
+    assert sorted(n.value for n in found.pools.get(KEY, [])) == sorted(values)[-restarts.POOL :]
 
 
 def test_no_more_is_kept_than_there_is_room_for(monkeypatch):
-    monkeypatch.setattr(kicks, "MOST", 3 * near(0.0).bytes)
-    found = Kicks()
+    monkeypatch.setattr(restarts, "MOST", 3 * near(0.0).bytes)
+    found = Restarts()
     for v in (1.0, 2.0, 3.0, 4.0):
         found.offer(KEY, near(v))
     found.offer(OTHER, near(9.0))  # there is no room, and nothing of its own that it could replace
     assert [n.value for n in found.pools[KEY]] == [4.0, 2.0, 3.0]
-    assert found.bytes == kicks.MOST
+    assert found.bytes == restarts.MOST
     rng = np.random.default_rng(0)
     limits = limits_of((1, 4, 4))
     assert found.start(OTHER, limits, rng) is None
@@ -56,7 +54,7 @@ def test_no_more_is_kept_than_there_is_room_for(monkeypatch):
 
 
 def test_those_of_channels_that_were_decided_are_dropped():
-    found = Kicks()
+    found = Restarts()
     for key in (KEY, OTHER, ("after", 0, 1)):
         found.offer(key, near(1.0))
     found.keep("relu", {OTHER})
@@ -68,13 +66,13 @@ def limits_of(shape):
     return Limits.of(graph, Box.of(graph, (-1.0, 3.0)))
 
 
-def test_kicks_are_gentle_and_rough_and_stay_in_the_box():
+def test_perturbations_are_gentle_and_rough_and_stay_in_the_box():
     rng, limits = np.random.default_rng(0), limits_of((3, 20, 20))
     name = next(iter(limits.lo))
     picture = {name: np.full((3, 20, 20), 5.0, np.float32)}  # outside, so that what is left of it can be told
     shares = []
     for _ in range(300):
-        x = kicked(picture, limits, rng)[name]
+        x = perturbed(picture, limits, rng)[name]
         new = x != 5.0
         assert x[new].min(initial=0) >= -1
         assert x[new].max(initial=0) <= 3
@@ -90,34 +88,34 @@ def unreached(layers, weights, shape):
     plain = chain(*layers, Conv(weights, np.zeros(len(weights), np.float32)), RELU, shape=shape)
     bounds = propagate(plain, Box.of(plain, (-1.0, 1.0)))[plain.nodes[-1].inputs[0]]
     most = bounds.hi.reshape(len(weights), -1).max(axis=1)
-    return work_of(chain(*layers, Conv(weights, -0.97 * most.astype(np.float32)), RELU, shape=shape))
+    return opened(chain(*layers, Conv(weights, -0.97 * most.astype(np.float32)), RELU, shape=shape))
 
 
 def heights(monkeypatch, anew):
     """How far eight channels that are never reached are up after twelve rounds."""
-    monkeypatch.setattr(chase, "ANEW", anew)
+    monkeypatch.setattr(neurons, "ANEW", anew)
     rng = np.random.default_rng(4)
     layers = [conv(rng, 1, 6, padding=0), RELU, Pool("max", (3, 3), (3, 3), ((0, 0), (0, 0)), (1, 1))]
-    work = unreached(layers, rng.normal(size=(8, 6, 4, 4)).astype(np.float32), (1, 14, 14))
-    name = list(work.seen)[-1]
+    state, search = unreached(layers, rng.normal(size=(8, 6, 4, 4)).astype(np.float32), (1, 14, 14))
+    name = state.layers[-1].node.name
     for _ in range(12):
-        chase.strangers(work, -inf)
-    assert set(work.kicks.pools) == {(name, c, 1) for c in range(8)}
-    return np.array([max(n.value for n in work.kicks.pools[name, c, 1]) for c in range(8)])
+        neurons.push_unwitnessed(state, search, -inf)
+    assert set(search.restarts.pools) == {(name, c, 1) for c in range(8)}
+    return np.array([max(n.value for n in search.restarts.pools[name, c, 1]) for c in range(8)])
 
 
 def test_ascents_from_what_came_near_get_further(monkeypatch):
-    kicked, anew = heights(monkeypatch, chase.ANEW), heights(monkeypatch, 1.0)
-    assert (kicked > anew).mean() >= 0.75
+    near, anew = heights(monkeypatch, neurons.ANEW), heights(monkeypatch, 1.0)
+    assert (near > anew).mean() >= 0.75
 
 
 def test_a_kept_picture_shows_what_it_is_kept_for(rng):
-    work = unreached([conv(rng, 2, 4), RELU], rng.normal(size=(3, 4, 3, 3)).astype(np.float32), (2, 9, 9))
-    chase.strangers(work, -inf)
-    s = list(work.seen.values())[-1]
-    assert {c for _, c, _ in work.kicks.pools} == {0, 1, 2}
-    for (_, channel, direction), pool in work.kicks.pools.items():
+    state, search = unreached([conv(rng, 2, 4), RELU], rng.normal(size=(3, 4, 3, 3)).astype(np.float32), (2, 9, 9))
+    neurons.push_unwitnessed(state, search, -inf)
+    s = state.layers[-1]
+    assert {c for _, c, _ in search.restarts.pools} == {0, 1, 2}
+    for (_, channel, direction), pool in search.restarts.pools.items():
         for n in pool:
             values = {}
-            run(work.graph, {k: v[..., None] for k, v in n.picture.items()}, values.__setitem__)
+            run(state.problem.graph, {k: v[..., None] for k, v in n.picture.items()}, values.__setitem__)
             assert n.value == pytest.approx(direction * values[s.tensor][(channel, *n.spot, 0)], rel=1e-5)

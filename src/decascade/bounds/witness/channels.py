@@ -12,18 +12,17 @@ from dataclasses import dataclass, replace
 from math import isfinite
 
 import numpy as np
-from numpy.typing import NDArray
 
 from decascade.bounds.adjoint import Form
 from decascade.bounds.forward import Values, run
 from decascade.bounds.geometry import part
-from decascade.bounds.prove.work import Work
+from decascade.bounds.observations import ActivationState
+from decascade.bounds.problem import Inputs
+from decascade.bounds.state import ProofState
 from decascade.bounds.witness.gradient import gradient
-from decascade.bounds.witness.sightings import Seen
-from decascade.bounds.witness.starts import Inputs
+from decascade.bounds.witness.search import WitnessSearch
+from decascade.typing import F64, Bools
 
-Bools = NDArray[np.bool_]
-F64 = NDArray[np.float64]
 MOMENTUM = 0.75
 LAST = 0.02
 """The last step's share of the box."""
@@ -46,24 +45,24 @@ class Goal:
     where: Bools
 
 
-def search(work: Work, until: float, rounds: int) -> None:
+def push_channels(state: ProofState, search: WitnessSearch, until: float, rounds: int) -> None:
     """Rounds of ascents over all activations with open neurons, one per goal, while more than `until` seconds are left."""
     for n, (start, sparse) in enumerate(PLANS[:rounds]):
-        for s in work.seen.values():
-            found = goals(work, s)
+        for s in state.layers:
+            found = goals(state, s, search.rng)
             if sparse:
-                found = [thinned(goal, work.rng) for goal in found]
+                found = [thinned(goal, search.rng) for goal in found]
             found.sort(key=lambda g: np.argwhere(g.where)[0].tolist())
-            work.progress("looking for witnesses", n / len(PLANS))
-            for i in range(0, len(found), work.batch):
-                block = found[i : i + work.batch]
-                if not ascend(work, s, block, started(work, s, block, start), until):
+            state.on_progress("looking for witnesses", n / len(PLANS))
+            for i in range(0, len(found), search.batch):
+                block = found[i : i + search.batch]
+                if not ascend(state, s, block, started(state, s, block, start, search.rng), until):
                     return
 
 
-def goals(work: Work, s: Seen) -> list[Goal]:
+def goals(state: ProofState, s: ActivationState, rng: np.random.Generator) -> list[Goal]:
     """Per channel the open neurons, by the regimes next to those that they were seen in; one position per class."""
-    undecided, last = work.open(s), len(s.pieces) - 1
+    undecided, last = state.open(s), len(s.pieces) - 1
     shown = np.arange(len(s.pieces)).reshape(-1, *(1,) * undecided.ndim)
     top = np.where(s.seen, shown, -1).max(axis=0)
     bottom = np.where(s.seen, shown, last + 1).min(axis=0)
@@ -73,19 +72,19 @@ def goals(work: Work, s: Seen) -> list[Goal]:
             levels: list[int] = np.unique(seen[undecided[c]]).tolist()
             for at in levels:
                 if 0 <= at + direction <= last:
-                    where = _somewhere(s, undecided[c] & (seen == at), work.rng)
+                    where = _somewhere(s, undecided[c] & (seen == at), rng)
                     found.append(Goal(c, direction, _entry(s, at + direction, direction), at + direction, where))
     return found
 
 
-def _entry(s: Seen, regime: int, direction: int) -> float:
+def _entry(s: ActivationState, regime: int, direction: int) -> float:
     """Where a regime begins for what comes from below (+1) or above (−1); its other end where it has no such one, as for
     neurons that were seen in no regime: they sit on an end."""
     ends = (s.pieces[regime].lo, s.pieces[regime].hi)[::direction]
     return ends[0] if isfinite(ends[0]) else ends[1]
 
 
-def _somewhere(s: Seen, classes: Bools, rng: np.random.Generator) -> Bools:
+def _somewhere(s: ActivationState, classes: Bools, rng: np.random.Generator) -> Bools:
     """One position of each class that is flagged."""
     rows = [np.array([int(rng.choice(np.flatnonzero(label == i))) for i in range(n)], np.int64)
             for label, n in zip(s.labels, classes.shape, strict=True)]
@@ -102,22 +101,23 @@ def thinned(goal: Goal, rng: np.random.Generator) -> Goal:
     return replace(goal, where=kept) if kept.any() else goal
 
 
-def started(work: Work, s: Seen, block: Sequence[Goal], how: str) -> Inputs:
+def started(state: ProofState, s: ActivationState, block: Sequence[Goal], how: str, rng: np.random.Generator) -> Inputs:
     """One start per goal: the middle of the box, or a kept input in which the channel was in the regime that is looked for,
     shifted to where it is wanted."""
-    if how == "middle" or not work.sightings.kept:
-        return work.limits.at(lambda shape: np.full((*shape, len(block)), 0.5))
-    picked = [_kept(work, s, goal) for goal in block]
-    return work.limits.keep({name: np.stack([p[name] for p in picked], axis=-1) for name in picked[0]})
+    limits, kept = state.problem.limits, state.observations.kept
+    if how == "middle" or not kept:
+        return limits.middle(len(block))
+    picked = [_kept(kept, s, goal, rng) for goal in block]
+    return limits.keep({name: np.stack([p[name] for p in picked], axis=-1) for name in picked[0]})
 
 
-def _kept(work: Work, s: Seen, goal: Goal) -> dict[str, Values]:
-    kept, sample = work.sightings.kept, int(s.sample[goal.regime, goal.channel])
+def _kept(kept: Sequence[dict[str, Values]], s: ActivationState, goal: Goal, rng: np.random.Generator) -> dict[str, Values]:
+    sample = int(s.sample[goal.regime, goal.channel])
     if sample < 0:
-        return kept[int(work.rng.integers(len(kept)))]
+        return kept[int(rng.integers(len(kept)))]
     if not goal.where.ndim:
         return kept[sample]
-    moves = work.rng.choice(np.argwhere(goal.where)) - s.position[goal.regime, goal.channel]
+    moves = rng.choice(np.argwhere(goal.where)) - s.position[goal.regime, goal.channel]
     found = dict[str, Values]()
     for name, x in kept[sample].items():
         same = x.ndim == goal.where.ndim + 1
@@ -126,27 +126,28 @@ def _kept(work: Work, s: Seen, goal: Goal) -> dict[str, Values]:
     return found
 
 
-def ascend(work: Work, s: Seen, block: Sequence[Goal], start: Inputs, until: float) -> bool:
+def ascend(state: ProofState, s: ActivationState, block: Sequence[Goal], start: Inputs, until: float) -> bool:
     """Push each sample towards its goal; every point on the way is watched, up to the tensor.  False: the time is up."""
     wanted = np.stack([s.by_class(g.where[None])[0] for g in block])
     of, regime = np.array([g.channel for g in block]), np.array([g.regime for g in block])
-    ahead = part(work.graph, [s.tensor])
+    ahead, limits = part(state.problem.graph, [s.tensor]), state.problem.limits
     x = {k: v for k, v in start.items() if k in ahead.inputs}
     rest = {k: v for k, v in start.items() if k not in ahead.inputs}
     speed = dict[str, Values]()
     for share in np.geomspace(1.0, LAST, STEPS):
-        if work.left() < until:
+        if state.left() < until:
             return False
         if not (wanted & ~s.seen[regime, of]).any():
             return True
-        for name, form in gradient(ahead, x, s.tensor, _seed(block, s.margin), work.sightings.watcher({**rest, **x})).items():
+        watch = state.observations.watcher({**rest, **x})
+        for name, form in gradient(ahead, x, s.tensor, _seed(block, s.margin), watch).items():
             pull = np.zeros_like(x[name])
             pull[form.where] = form.coefficients
             pull /= np.abs(pull).sum(axis=tuple(range(pull.ndim - 1)), keepdims=True) + np.float32(1e-30)
             speed[name] = MOMENTUM * speed[name] + pull if name in speed else pull
-            reach = (share * (work.limits.hi[name] - work.limits.lo[name])).astype(np.float32)
-            x = {**x, **work.limits.keep({name: x[name] + reach * np.sign(speed[name])})}
-    run(ahead, x, work.sightings.watcher({**rest, **x}), stop_after=s.tensor)
+            reach = (share * (limits.hi[name] - limits.lo[name])).astype(np.float32)
+            x = {**x, **limits.keep({name: x[name] + reach * np.sign(speed[name])})}
+    run(ahead, x, state.observations.watcher({**rest, **x}), stop_after=s.tensor)
     return True
 
 
@@ -167,4 +168,4 @@ def _seed(block: Sequence[Goal], margin: F64) -> Callable[[Values], Form]:
     return seed
 
 
-__all__ = ["Goal", "ascend", "goals", "search", "started", "thinned"]
+__all__ = ["Goal", "ascend", "goals", "push_channels", "started", "thinned"]
