@@ -24,8 +24,8 @@ def batch_norm(what: str, mean: NDArray[Any], variance: NDArray[Any], epsilon: f
             _check(np.isfinite(values), f"{what}: the batch normalisation's {name} is {{value}} in channel {{channel}}", values,
                    "its output would not be finite: train or export the model again")
     spread = variance.astype(np.float64) + epsilon
-    _check(spread > 0, f"{what}: the batch normalisation's variance is {{value}} in channel {{channel}}, with epsilon {epsilon:.9g}",
-           variance, "a variance plus epsilon must be above 0: repair the stored statistics")
+    words = f"{what}: the batch normalisation's variance is {{value}} in channel {{channel}}, with epsilon {epsilon:.9g}"
+    _check(spread > 0, words, variance, "a variance plus epsilon must be above 0: repair the stored statistics")
     scale = (1.0 if gamma is None else gamma.astype(np.float64)) / np.sqrt(spread)
     return Affine(scale, (0.0 if beta is None else beta.astype(np.float64)) - mean.astype(np.float64) * scale)
 
@@ -33,4 +33,5 @@ def batch_norm(what: str, mean: NDArray[Any], variance: NDArray[Any], epsilon: f
 def _check(right: NDArray[np.bool_], words: str, values: NDArray[Any], repair: str) -> None:
     if not right.all():
         channel = int(np.argmin(right))
-        raise FormatError(f"{words.format(value=f'{float(values[channel]):.9g}', channel=channel)}; {repair}")
+        filled = words.replace("{value}", f"{float(values[channel]):.9g}").replace("{channel}", str(channel))
+        raise FormatError(f"{filled}; {repair}")
