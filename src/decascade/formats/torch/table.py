@@ -38,6 +38,7 @@ READERS: dict[str, Reader] = {
     "_native_batch_norm_legit_no_training": ops.native_batch_norm,
     **dict.fromkeys(("identity", "contiguous", "clone", "detach", "alias", "lift_fresh_copy"), ops.identity),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout"), ops.dropout),
+    **dict.fromkeys(("feature_alpha_dropout", "native_dropout"), ops.dropout),
     **dict.fromkeys(("cat", "concat", "concatenate"), ops.concat),
     "pad": ops.pad,
     "constant_pad_nd": ops.constant_pad,
