@@ -19,6 +19,7 @@ from decascade.ir.names import Names
 from decascade.ir.ops import Foreign, Identity, Op
 from decascade.ir.shapes import infer
 from decascade.regions.sizes import sized
+from decascade.regions.storage import unstorable
 from decascade.regions.values.facts import facts_of
 from decascade.regions.values.idle import simpler
 from decascade.regions.values.prune import alive, prune
@@ -66,7 +67,8 @@ def simplify(graph: Graph, target: Target) -> Simplified:
             if step is None:
                 continue
             after = _total(step.graph, target)
-            if not after.exceeds(total):
+            new = [n for n in step.graph.nodes if n.name in step.made]
+            if not after.exceeds(total) and unstorable(new, step.graph.tensors) is None:
                 result, total = _taken(result, step), after
         if result.graph is before:
             break
