@@ -11,6 +11,7 @@ from decascade.cost.count import parameters
 from decascade.errors import GraphError
 from decascade.ir.check import check
 from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.names import Names
 from decascade.ir.shapes import infer_graph
 from decascade.regions.candidates import Candidate, Options, is_cascade, realise
 from decascade.regions.chains import Chain, find_chains
@@ -49,20 +50,21 @@ class Cascade:
     added: tuple[str, ...] = ()
 
 
-def merge_graph(graph: Graph, options: Options, progress: Progress | None = None) -> tuple[Graph, tuple[Cascade, ...]]:
+def merge_graph(
+    graph: Graph, options: Options, progress: Progress | None = None, names: Names | None = None
+) -> tuple[Graph, tuple[Cascade, ...]]:
     """Replace every linear region by its cheapest exact partition under the options' target.
 
     The result computes the same function in real arithmetic on every input.  Kept nodes are the same objects; new ones
-    have an empty `origin`.
+    have an empty `origin`.  `names`: of what is made, where more is taken than the names of this graph.
 
     Raises:
         GraphError: the graph is not well formed.
     """
-    report = progress or _silent
-    local, moves = rewrite_locally(graph, options)
+    report, names = progress or _silent, names or Names.of(graph)
+    local, moves = rewrite_locally(graph, options, names)
     partition = Partition(local, sized(local), options)
     chains, left, edits = find_chains(local), list[Cascade](), list[_Edit]()
-    names = _Names({n.name for n in local.nodes})
     for i, chain in enumerate(chains):
         report("finding and costing cascades", i / len(chains))
         blocks = partition.solve(chain)
@@ -73,7 +75,7 @@ def merge_graph(graph: Graph, options: Options, progress: Progress | None = None
     merged_graph = _apply(local, kept)
     cascades = [_merged_row(partition, e) if e in kept else _dropped_row(partition, e) for e in edits]
     if options.policy == "profitable":
-        merged_graph, rows = _split(merged_graph, options)
+        merged_graph, rows = _split(merged_graph, options, names)
         cascades = _joined(cascades, rows, merged_graph, options.target)
     cascades += left
     check(merged_graph)
@@ -133,11 +135,11 @@ def _paying(edits: list[_Edit], apply: Callable[[Sequence[_Edit]], Graph], optio
     return [] if total.exceeds(before) else kept
 
 
-def _split(graph: Graph, options: Options) -> tuple[Graph, list[Cascade]]:
+def _split(graph: Graph, options: Options, names: Names) -> tuple[Graph, list[Cascade]]:
     """Every layer of the merged graph whose kernel has a rank that makes two layers cheaper, as those two."""
     costed, edits = sized(graph), list[_Edit]()
     for node in graph.nodes:
-        if (found := cheaper_split(graph, costed, node, options.target)) is not None:
+        if (found := cheaper_split(graph, costed, node, options.target, names)) is not None:
             edits.append(_Edit((node,), found[0], {found[1].name: found[1]}))
     edits = _paying(edits, lambda some: _apply(graph, some), options)
     if not edits:
@@ -167,23 +169,10 @@ def _joined(cascades: Sequence[Cascade], splits: Sequence[Cascade], graph: Graph
     return [*rows, *rest.values()]
 
 
-class _Names:
-    def __init__(self, used: set[str]) -> None:
-        self.used = used
-
-    def fresh(self, base: str) -> str:
-        name, count = base, 1
-        while name in self.used:
-            count += 1
-            name = f"{base}_{count}"
-        self.used.add(name)
-        return name
-
-
-def _edit(graph: Graph, chosen: Candidate, names: _Names) -> _Edit:
+def _edit(graph: Graph, chosen: Candidate, names: Names) -> _Edit:
     kernels = [n for n in chosen.segment.nodes if is_convolution(n)] or list(chosen.segment.nodes)
     base = kernels[-1].origin[-1] if kernels[-1].origin else kernels[-1].name
-    built = realise(graph, chosen, names.fresh(f"{base}_merged"))
+    built = realise(graph, chosen, f"{base}_merged", names)
     return _Edit(chosen.segment.nodes, tuple(built.nodes), built.tensors, chosen)
 
 

@@ -11,6 +11,7 @@ from decascade.compression.students.moments import Run, collect
 from decascade.compression.torch_graph.graph import Lowered
 from decascade.ir.check import check
 from decascade.ir.graph import Graph
+from decascade.ir.names import Names
 
 Progress = Callable[[str, float], None]
 STAGE = "fitting the chosen students"
@@ -52,8 +53,5 @@ def put_in(graph: Graph, fitted: Fitted) -> Graph:
     """The graph with one fitted student in place of its segment.  Its nodes are called after the segment's last layer."""
     segment = fitted.candidate.student.site.segment
     kept = [node for node in graph.nodes if node.name not in segment.nodes]
-    label, taken = f"{segment.nodes[-1]}_student", {*graph.tensors, *(node.name for node in kept)}
-    while any(name == label or name.startswith(f"{label}/") for name in taken):
-        label += "'"
-    nodes, tensors = fitted.nodes(label)
+    nodes, tensors = fitted.nodes(f"{segment.nodes[-1]}_student", Names.of(graph, fitted.candidate.student.site.graph))
     return graph.with_nodes([*kept, *nodes], tensors)

@@ -16,6 +16,7 @@ from decascade.compression.students.windows import Request, patches_per_unknown
 from decascade.cost import Target
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.names import Names
 
 Run = tuple[Sequence[Node], Mapping[str, Tensor]]
 FAMILIES = (OneConv, Dropped, LowRank, Bottleneck, Separable, DepthwiseSeparable, Narrowed, OneHidden)
@@ -47,8 +48,8 @@ class Fitted:
     candidate: Candidate
     fit: Fit
 
-    def nodes(self, label: str) -> tuple[tuple[Node, ...], dict[str, Tensor]]:
-        return written(self.candidate.student, self.fit.ops, label)
+    def nodes(self, label: str, names: Names) -> tuple[tuple[Node, ...], dict[str, Tensor]]:
+        return written(self.candidate.student, self.fit.ops, label, names)
 
 
 def candidates(graph: Graph, target: Target, span: int, known: Callable[[Student], bool] | None = None) -> Iterator[Candidate]:
@@ -86,7 +87,7 @@ def replaced(site: Site) -> Run:
 
 def blank(student: Student) -> Run:
     """The layers of a student before it has weights."""
-    nodes, tensors = written(student, student.blank(), "student")
+    nodes, tensors = written(student, student.blank(), "student", Names(student.site.graph.tensors))
     return nodes, {**student.site.graph.tensors, **tensors}
 
 

@@ -13,6 +13,7 @@ from decascade.compression.divergence import Output, divergence
 from decascade.compression.plan.candidates import Fitted
 from decascade.compression.torch_graph.graph import Lowered
 from decascade.ir.graph import Graph
+from decascade.ir.names import Names
 
 Progress = Callable[[str, float], None]
 STAGE = "measuring sensitivities"
@@ -67,6 +68,6 @@ def _before(graph: Graph, nodes: Sequence[str], values: dict[str, Any]) -> dict[
 def _alone(one: Fitted, graph: Graph) -> Lowered:
     """The student by itself, from its segment's entry to its exit."""
     segment = one.candidate.student.site.segment
-    nodes, tensors = one.nodes("student")
+    nodes, tensors = one.nodes("student", Names(graph.tensors))
     alone = replace(graph, inputs=(segment.entry,), outputs=(segment.exit,), nodes=())
     return Lowered(alone.with_nodes(nodes, tensors))

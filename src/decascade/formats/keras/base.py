@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from decascade.errors import FormatError
 from decascade.frameworks import keep_triton_out
 from decascade.ir.graph import Dim, Shape
+from decascade.ir.names import Names
 
 AnyArray = NDArray[Any]
 Layout = Literal["channels_first", "channels_last"]
@@ -88,21 +89,11 @@ def layer_at(tensor: Any) -> tuple[Any, Any]:
 
 def output_names(model: Any) -> tuple[str, ...]:
     """One name per flat output: that of the layer that makes it; the same tensor twice has the same name."""
-    found = dict[int, str]()
+    found, names = dict[int, str](), Names(first=1)
     for tensor in body(model).outputs:
         if id(tensor) not in found:
-            found[id(tensor)] = fresh(tensor._keras_history[0].name, set(found.values()))
+            found[id(tensor)] = names.fresh(tensor._keras_history[0].name)
     return tuple(found[id(tensor)] for tensor in body(model).outputs)
-
-
-def fresh(name: str, used: set[str]) -> str:
-    """The name, or the first of name_1, name_2, … that is not in use."""
-    if name not in used:
-        return name
-    number = 1
-    while f"{name}_{number}" in used:
-        number += 1
-    return f"{name}_{number}"
 
 
 def channel_axis(rank: int, layout: Layout) -> int:
