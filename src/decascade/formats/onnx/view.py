@@ -99,7 +99,7 @@ def _initializer(model: OnnxModel, tensor: Any) -> AnyArray:
 
 
 def _check_wiring(graph: Any, natives: Sequence[Native], initializers: set[str]) -> None:
-    """That every tensor is there before it is read, and is written once."""
+    """That every tensor is there before it is read."""
     written = {native_output: native for native in natives for native_output in native.writes}
     there = {*initializers, *(i.name for i in graph.input)}
     for native in natives:
@@ -107,9 +107,6 @@ def _check_wiring(graph: Any, natives: Sequence[Native], initializers: set[str])
             if name not in there:
                 later = f"before {written[name].name} writes it" if name in written else "which nothing writes"
                 raise FormatError(f"node {native.name} reads {name}, {later}: the file is damaged, or its nodes are not sorted")
-        twice = [name for name in native.writes if name in there]
-        if twice:
-            raise FormatError(f"tensor {twice[0]} is written twice, the second time by node {native.name}: the file is damaged")
         there.update(native.writes)
     missing = [o.name for o in graph.output if o.name not in there]
     if missing:
