@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,7 +186,7 @@ def _layer_names(model: Any) -> Iterator[str]:
     """The names of all layers, of those in nested models and blocks too, and the keys of the outputs."""
     yield from (layer.name for layer in model._flatten_layers())
     outputs: Any = body(model)._outputs_struct
-    yield from map(str, outputs) if isinstance(outputs, dict) else ()
+    yield from map(str, cast("dict[Any, Any]", outputs)) if isinstance(outputs, dict) else ()
 
 
 def main_layout(whole: Scope) -> Layout:

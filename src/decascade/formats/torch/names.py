@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
+from typing import Any, cast
 
 from decascade.formats.torch.common import InputSpec, Traced, load, words
 from decascade.formats.torch.modules import module_call
@@ -68,7 +68,7 @@ class Names:
         parts = (*self.original.named_modules(), *self.original.named_parameters(), *self.original.named_buffers())
         nodes = list(self.module.graph.nodes)
         entries: Any = nodes[-1].args[0]
-        keys = map(str, entries) if isinstance(entries, dict) else ()
+        keys = map(str, cast("dict[Any, Any]", entries)) if isinstance(entries, dict) else ()
         return frozenset({*(path for path, _ in parts), *(node.name for node in nodes), *self._tensors.values(), *keys})
 
     def _layer(self, node: Any, values: Values) -> str:
