@@ -63,6 +63,10 @@ class Names:
         copy._nodes, copy._tensors = set(self._nodes), set(self._tensors)
         return copy
 
+    def accept(self, trial: Names) -> None:
+        """The change was made: what its trial gave out is taken."""
+        self._given, self._nodes, self._tensors = trial._given, trial._nodes, trial._tensors
+
     def _free(self, base: str, *others: set[str]) -> str:
         name, number = base, self._first
         while name in self._given or any(name in other for other in others):

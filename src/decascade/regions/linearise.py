@@ -27,6 +27,7 @@ from decascade.ir.graph import Graph, Node
 from decascade.ir.names import Names
 from decascade.ir.ops import Activation, Affine, Identity, Op
 from decascade.regions.lower import Refusal
+from decascade.regions.storage import unstorable
 
 F64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -168,6 +169,9 @@ class _Work:
         node = next(n for n in self.graph.nodes if n.name == name)
         names = self.names.trial()
         found = rewrite.apply(self.graph, node, record, names)
+        if isinstance(found, Change):
+            kept = set(map(id, self.graph.nodes))
+            found = unstorable([n for n in found.graph.nodes if id(n) not in kept], found.graph.tensors) or found
         if isinstance(found, Refusal):
             self.refusals.append(found)
             return None
