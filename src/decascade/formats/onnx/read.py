@@ -120,6 +120,8 @@ class _Builder:
         self._refuse_strings(native)
         try:
             matches = reader(view, native)
+        except FormatError:
+            raise  # numbers that mean nothing
         except (AlgebraError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             return None  # attributes of a wrong kind or length: carried through, and onnxruntime says what is wrong
         read = {name for match in matches or () for name in match.inputs}
