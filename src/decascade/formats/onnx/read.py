@@ -118,6 +118,7 @@ class _Builder:
         reader = READERS.get(native.kind) if native.standard else None
         if reader is None or not (native.inputs and native.inputs[0] and native.outputs and native.outputs[0]):
             return None
+        self._refuse_strings(native)
         try:
             matches = reader(view, native)
         except FormatError:
@@ -126,6 +127,12 @@ class _Builder:
             return None  # attributes of a wrong kind or length: carried through, and onnxruntime says what is wrong
         read = {name for match in matches or () for name in match.inputs}
         return matches if all(view.floating(name) and name not in view.constants for name in read) else None
+
+    def _refuse_strings(self, native: Native) -> None:
+        constants = self.view.constants
+        strings = [name for name in native.reads if name in constants and constants[name].dtype.kind in "OSU"]
+        if strings and native.kind in onnx_layers.READERS:
+            raise FormatError(f"node {native.name} ({native.kind}) reads {strings[0]}, which holds strings: it takes numbers")
 
     def _add_foreign(self, native: Native) -> None:
         op = foreign(self.view, native)
