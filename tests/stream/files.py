@@ -86,6 +86,13 @@ def out_size(size: int, kernel: int, stride: int, dilation: int, same: bool) -> 
     return -(-size // stride) if same else -(-(size - (kernel - 1) * dilation) // stride)
 
 
+def add_unary(file: FileWriter, x: int, kind: str, quantum: tuple[float, int]) -> int:
+    options, fields = UNARY[kind]
+    y = file.map(file.shape(x), *quantum)
+    file.op(kind, [x], [y], options, **fields)
+    return y
+
+
 class RandomNet:
     """A random network of so many operations; `scales` also at the edges: multipliers from 2^−20 to above 1, any zero point."""
 
@@ -110,10 +117,10 @@ class RandomNet:
         return float(np.exp(self.rng.uniform(-6, 1))), zero
 
     def step(self, x: int) -> int:
-        choices = [self.conv] * 4 + [self.depthwise] * 3 + [self.pool] * 2 + [self.add] * 3 + [self.concat, self.pad] + EXTRA
+        rare = [self.concat, self.pad, self.unary]
+        choices = [self.conv] * 4 + [self.depthwise] * 3 + [self.pool] * 2 + [self.add] * 3 + rare
         for _ in range(20):
-            made = self.rng.choice(np.array(choices, object))
-            found = made(x) if made not in EXTRA else made(self, x)
+            found = choices[int(self.rng.integers(len(choices)))](x)
             if found is not None:
                 return int(found)
         return self.conv(x) or x
@@ -232,6 +239,14 @@ class RandomNet:
                      fusedActivationFunction=0)
         return y
 
+    def unary(self, x: int) -> int:
+        """A function of one value, its output's scale as the function needs it."""
+        kind = str(self.rng.choice(list(UNARY)))
+        scale, zero = self.file.quantum(x)
+        quantum = {"LOGISTIC": (1 / 256, -128), "TANH": (1 / 128, 0), "RELU6": (scale, zero),
+                   "HARD_SWISH": (scale * float(self.rng.uniform(0.3, 1.5)), int(self.rng.integers(-128, 128)))}
+        return add_unary(self.file, x, kind, quantum.get(kind, self.quantum()))
+
     def pad(self, x: int) -> int | None:
         _, height, width, channels = self.file.shape(x)
         widths = np.zeros((4, 2), np.int32)
@@ -270,6 +285,8 @@ class RandomNet:
         return y
 
 
+UNARY = {
+    "LOGISTIC": ("", {}), "TANH": ("", {}), "RELU": ("", {}), "RELU6": ("", {}), "HARD_SWISH": ("HardSwishOptions", {}),
+    "LEAKY_RELU": ("LeakyReluOptions", {"alpha": 0.1}), "QUANTIZE": ("QuantizeOptions", {}),
+}
 BINARY = [("ADD", "AddOptions"), ("SUB", "SubOptions"), ("MUL", "MulOptions")]
-EXTRA: list[Any] = []
-"""Further steps, each a function of the network and a map."""

@@ -17,7 +17,7 @@ from decascade.stream.graph import run
 from decascade.stream.read.build import build
 from decascade.stream.read.flat import read_file
 from stream.compiled import compiled, needs_compiler, outputs
-from stream.files import RandomNet
+from stream.files import UNARY, FileWriter, RandomNet, add_unary
 
 SEEDS = range(24)
 
@@ -56,3 +56,19 @@ def test_random_networks_map_by_map(seed: int, tmp_path: Path) -> None:
     whole, rows = outputs(compiled(generate(data, "net", stream=False), tmp_path, "gcc"), x)
     assert np.array_equal(whole, expected(data, x))
     assert np.array_equal(rows, whole)
+
+
+SCALES = [1e-4, 0.003, 0.02, 0.0237, 0.1, 0.5, 1.0, 3.0]
+
+
+@pytest.mark.parametrize("kind", UNARY)
+@pytest.mark.parametrize("zero", [-128, -3, 0, 127])
+def test_functions_of_one_value_on_all_values(kind: str, zero: int) -> None:
+    for scale in SCALES:
+        quantum = {"LOGISTIC": (1 / 256, -128), "TANH": (1 / 128, 0), "RELU6": (scale, zero)}.get(kind, (scale * 0.7, 5))
+        file = FileWriter()
+        x = file.map((1, 16, 16, 1), scale, zero)
+        data = file.bytes([x], [add_unary(file, x, kind, quantum)])
+        values = np.arange(-128, 128).astype(np.int8).reshape(1, 16, 16, 1)
+        graph = build(read_file(data, "net"))
+        assert np.array_equal(run(graph, values[0])[graph.outputs[0]].reshape(1, -1), expected(data, values)), (scale, zero)

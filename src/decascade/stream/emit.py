@@ -14,8 +14,8 @@ from decascade.stream.program import Node, Program
 from decascade.stream.schedule import Trace
 
 KERNELS = (
-    "conv_packed", "conv_plain", "depthwise_packed", "depthwise_plain", "sum", "product", "table", "constant", "pool", "totals",
-    "divided", "softmax", "pad", "regroup", "concat",
+    "conv_packed", "conv_plain", "depthwise_packed", "depthwise_plain", "sum", "sum_short", "product", "table", "constant",
+    "pool", "totals", "divided", "softmax", "pad", "regroup", "concat",
 )
 """In the order in which they stand in the source."""
 SCALING = frozenset({"conv_plain", "depthwise_plain", "sum", "product", "divided"})

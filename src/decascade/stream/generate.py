@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from decascade.stream.cuts import best_cuts
+from decascade.stream.drop import without_constants
 from decascade.stream.emit import Sources, needs_of, sources
 from decascade.stream.graph import Graph
+from decascade.stream.kernels.base import Emitted
 from decascade.stream.kernels.emit import emitted
 from decascade.stream.memory import Layout, check, layout
 from decascade.stream.program import Program, program_of
@@ -40,17 +44,35 @@ def generate(
         FormatError: not a TFLite file, or a damaged one.
         UsageError: something in it has no streamed form.
     """
-    graph = simplified(build(read_file(data, label or name)))
-    kept = () if stream else _wholes(graph)
+    graph = without_constants(simplified(build(read_file(data, label or name))))
+    plan = _plan(graph, () if stream else _wholes(graph), budget)
+    if stream:
+        scratch = {node.map: plan.layers[i].scratch for i, node in enumerate(plan.program.nodes) if i in plan.layers}
+        cuts = best_cuts(graph, lambda k: scratch.get(graph.ops[k].output, 0), plan.layout.size)
+        tried = _plan(graph, cuts, budget) if cuts else plan
+        plan = min(plan, tried, key=lambda p: p.layout.size)
+    wrong = check(plan.program, plan.trace, plan.layout, needs_of(plan.program.nodes, plan.layers))
+    if wrong:
+        raise AssertionError(f"the memory plan is wrong: {wrong}")
+    text = sources(name, version, plan.program, plan.trace, plan.layout, plan.layers)
+    return Generated(text, graph, plan.program, plan.trace, plan.layout)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A program with its layers, its schedule and its places in RAM."""
+
+    program: Program
+    layers: Mapping[int, Emitted]
+    trace: Trace
+    layout: Layout
+
+
+def _plan(graph: Graph, kept: tuple[int, ...], budget: int) -> Plan:
     program = program_of(graph, kept)
     layers = {i: emitted(graph, node, budget) for i, node in enumerate(program.nodes) if node.work is not None}
     trace = simulate(program)
-    needs = needs_of(program.nodes, layers)
-    found = layout(program, trace, depths(program, trace), needs)
-    wrong = check(program, trace, found, needs)
-    if wrong:
-        raise AssertionError(f"the memory plan is wrong: {wrong}")
-    return Generated(sources(name, version, program, trace, found, layers), graph, program, trace, found)
+    return Plan(program, layers, trace, layout(program, trace, depths(program, trace), needs_of(program.nodes, layers)))
 
 
 def _wholes(graph: Graph) -> tuple[int, ...]:

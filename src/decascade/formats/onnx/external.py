@@ -101,6 +101,8 @@ def _checked(tensor: Any, folder: Path | None, what: str) -> External:
     if folder is None:
         raise FormatError(f"{where} is external and there is no folder to find it in: give the path of the file instead")
     entries = {entry.key: entry.value for entry in tensor.external_data}
+    if len(entries) < len(tensor.external_data):
+        raise FormatError(f"{where} has an entry with one key twice, and nothing says which counts: the file is damaged")
     file = _inside(entries.get("location", ""), folder, where)
     if not file.is_file():
         raise FormatError(f"{where} should be in {file}, which is not there: keep the files together")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from decascade.errors import FormatError
 from decascade.formats.files import checked_container
+from decascade.formats.onnx.definitions import check_definitions
 from decascade.formats.onnx.external import Externals, external_tensors, plain_dtype, put_raw, tensor_bytes
 
 AnyArray = NDArray[Any]
@@ -152,7 +153,7 @@ def from_ir(model: Any) -> OnnxModel:
         raise FormatError(f"the model's external data lies in {len(folders)} folders: save it to one file first")
     try:
         proto = serde.serialize_model(model)
-    except (serde.SerdeError, ValueError, TypeError) as error:
+    except (serde.SerdeError, ValueError, TypeError, RecursionError) as error:
         raise FormatError(f"the onnx_ir.Model cannot be serialised: {str(error).splitlines()[0]}") from None
     return from_proto(proto, folders.pop() if folders else None)
 
@@ -162,6 +163,7 @@ def _check_model(proto: Any, what: str) -> None:
         raise FormatError(f"{what} holds no ONNX graph: it is another protobuf, or damaged")
     if not proto.graph.node:
         raise FormatError(f"{what} has a graph without a node: there is nothing to run in it")
+    check_definitions(proto)
     if proto.graph.sparse_initializer:
         name = proto.graph.sparse_initializer[0].values.name
         raise FormatError(f"{what} has a sparse initializer ({name}), which is not supported: store it dense")

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from decascade.errors import FormatError
 from decascade.formats.onnx.fold import Folded, fold
 from decascade.formats.onnx.model import OnnxModel, small_array
-from decascade.formats.onnx.nodes import STANDARD, Native, natives_of
+from decascade.formats.onnx.nodes import Native, natives_of
+from decascade.formats.onnx.stated import check_elements, check_stated, opsets_of
 from decascade.ir.graph import Dim, Shape
 
 AnyArray = NDArray[Any]
-LEAST_OPSET = 7
 
 # A scalar infinity there is a bound that is open, not a broken weight.
 _BOUNDED = frozenset(("Clip", "Pad", "Max", "Min", "Where"))
@@ -71,24 +71,24 @@ def view_of(model: OnnxModel) -> View:
     """Look at a model.
 
     Raises:
-        FormatError: no opset, one below 7, or weights that are NaN or infinite.
+        FormatError: no opset, one below 7 or unknown, sizes that no tensor has, or weights that are NaN or infinite.
+        LimitExceededError: more than the elements that `LIMITS` allows a tensor.
     """
     graph = model.shell.graph
-    opsets = {("" if o.domain in STANDARD else o.domain): int(o.version) for o in model.shell.opset_import}
-    opset = opsets.get("", 0)
-    if opset < LEAST_OPSET and (opset or not opsets):
-        told = f"opset {opset}" if opset else "no opset"
-        raise FormatError(f"the model states {told}: convert it to opset {LEAST_OPSET} or later (onnx.version_converter)")
+    opsets = opsets_of(model.shell)
+    check_stated(graph)
     natives = natives_of(graph)
     initializers = {t.name for t in graph.initializer}
     _check_wiring(graph, natives, initializers)
     shapes, dtypes = _types(model)
+    for name, shape in shapes.items():
+        check_elements(f"tensor {name}", shape)
     inputs = tuple(i.name for i in graph.input if i.name not in initializers)
     outputs = tuple(o.name for o in graph.output)
     constants = {t.name: _initializer(model, t) for t in graph.initializer}
-    folded = fold(natives, constants, shapes, opset)
+    folded = fold(natives, constants, shapes, opsets.get("", 0))
     dtypes = {**dtypes, **{name: str(array.dtype) for name, array in constants.items()}}
-    view = View(model, opset, opsets, natives, inputs, outputs, constants, folded, shapes, dtypes)
+    view = View(model, opsets.get("", 0), opsets, natives, inputs, outputs, constants, folded, shapes, dtypes)
     _check_finite(view, initializers)
     return view
 
@@ -99,7 +99,7 @@ def _initializer(model: OnnxModel, tensor: Any) -> AnyArray:
 
 
 def _check_wiring(graph: Any, natives: Sequence[Native], initializers: set[str]) -> None:
-    """That every tensor is there before it is read, and is written once."""
+    """That every tensor is there before it is read."""
     written = {native_output: native for native in natives for native_output in native.writes}
     there = {*initializers, *(i.name for i in graph.input)}
     for native in natives:
@@ -107,9 +107,6 @@ def _check_wiring(graph: Any, natives: Sequence[Native], initializers: set[str])
             if name not in there:
                 later = f"before {written[name].name} writes it" if name in written else "which nothing writes"
                 raise FormatError(f"node {native.name} reads {name}, {later}: the file is damaged, or its nodes are not sorted")
-        twice = [name for name in native.writes if name in there]
-        if twice:
-            raise FormatError(f"tensor {twice[0]} is written twice, the second time by node {native.name}: the file is damaged")
         there.update(native.writes)
     missing = [o.name for o in graph.output if o.name not in there]
     if missing:

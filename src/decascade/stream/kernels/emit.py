@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from decascade.stream.fixed import Multiplier
 from decascade.stream.graph import Graph, Map
 from decascade.stream.kernels.base import Emitted, numbers
 from decascade.stream.kernels.conv import conv, depthwise
+from decascade.stream.kernels.requantise import MOST_SHIFT
 from decascade.stream.ops.conv import Conv, Depthwise
 from decascade.stream.ops.elementwise import Constant, Product, Sum, Table
 from decascade.stream.ops.pool import Pool
@@ -65,8 +67,31 @@ def _binary(work: Sum | Product, graph: Graph, target: Map) -> Emitted:
     if isinstance(work, Product):
         return Emitted("product", numbers(m.mantissa, m.shift, *sizes, *work.zeros, work.zero, work.low, work.high))
     a, b = work.operands
+    if (found := _short_sum(work, sizes, target)) is not None:
+        return found
     multipliers = (a.multiplier.mantissa, a.multiplier.shift, b.multiplier.mantissa, b.multiplier.shift, m.mantissa, m.shift)
     return Emitted("sum", numbers(*multipliers, *sizes, a.zero, b.zero, work.zero, work.low, work.high, work.minus))
+
+
+HALF = Multiplier(1 << 30, 0)
+"""The factor of the operand that has the larger scale."""
+
+
+def _short_sum(work: Sum, sizes: tuple[int, ...], target: Map) -> Emitted | None:
+    """Where one operand is only shifted, the other and the result take the short way; no operand is broadcast."""
+    _, channels, *steps = sizes
+    m, factors = work.multiplier, [o.multiplier for o in work.operands]
+    whole = 1 if factors[0] != HALF else 0
+    other = factors[1 - whole]
+    ranges = (1 <= -other.shift <= 30, 1 <= -m.shift <= MOST_SHIFT, steps == [channels, channels])
+    if factors[whole] != HALF or not all(ranges):
+        return None
+    zeros = [o.zero for o in work.operands]
+    minus = [0, int(work.minus)]
+    offset = (1 << (-m.shift - 1)) + (work.zero << -m.shift)
+    return Emitted("sum_short", numbers(
+        other.mantissa, 1 << (-other.shift - 1), -other.shift, m.mantissa, offset, -m.shift, target.row_size, whole,
+        zeros[whole], zeros[1 - whole], minus[whole], minus[1 - whole], work.low, work.high))
 
 
 def _pool(work: Pool, source: Map, target: Map) -> Emitted:

@@ -14,12 +14,13 @@ from decascade.errors import UsageError
 from decascade.stream.fixed import Multiplier, multiplier_of, rounded
 from decascade.stream.graph import Map
 from decascade.stream.ops.conv import Conv, Depthwise, Geometry, Rescale
-from decascade.stream.ops.elementwise import Product, Sum, operands_of
+from decascade.stream.ops.elementwise import Product, Sum, Table, operands_of
 from decascade.stream.ops.pool import Mean, Pool
 from decascade.stream.ops.shape import Concat, Pad, Reshape
 from decascade.stream.ops.softmax import Softmax, exponentials
 from decascade.stream.read.builder import Builder
 from decascade.stream.read.flat import OPTIONAL, Operator, Tensor
+from decascade.stream.read.unary import FUNCTIONS
 
 Rule = Callable[[Builder, Operator], None]
 SAME = 0
@@ -242,7 +243,17 @@ def concat(b: Builder, operator: Operator) -> None:
     b.ops.append(Concat(sources, target, axis))
 
 
+def unary(kind: str) -> Rule:
+    """A function of one value."""
+    def rule(b: Builder, operator: Operator) -> None:
+        source, target = b.place(operator.inputs[0]), b.place(operator.outputs[0])
+        b.ops.append(Table((source,), target, FUNCTIONS[kind](b.maps[source], b.maps[target], operator.options)))
+
+    return rule
+
+
 RULES: Mapping[str, Rule] = {
+    **{kind: unary(kind) for kind in FUNCTIONS},
     "ADD": add,
     "AVERAGE_POOL_2D": pool(True),
     "CONCATENATION": concat,
