@@ -19,23 +19,32 @@ STAGE = "fitting the chosen students"
 
 def assemble(
     graph: Graph, chosen: Sequence[Candidate], batches: Iterable[Mapping[str, Any]], samples: int, seed: int,
-    progress: Progress,
+    progress: Progress, known: Sequence[Fitted] = (), late: Callable[[], bool] = lambda: False,
 ) -> Graph:
     """The graph with these candidates in place of their segments.
 
     They are fitted in the order in which they run: on the activations of the student so far, towards the original's, so
     that each makes up for what those before it do wrong (asymmetric reconstruction, Zhang et al. 2015).  One pass over the
-    data each.
+    data each.  When it is `late`, those that are `known` with weights already are taken as they are.
     """
     order = {node.name: i for i, node in enumerate(graph.nodes)}
     student, original = graph, runner(Lowered(graph))
+    before = {_key(one.candidate): one for one in known}
     for done, candidate in enumerate(sorted(chosen, key=lambda c: order[c.student.site.segment.nodes[0]])):
-        requests = candidate.student.requests()
-        moments = collect(runner(Lowered(student)), batches, requests, sizes_of(graph), samples, seed, original)
-        student = put_in(student, Fitted(candidate, candidate.student.fit(moments)))
+        fitted = before.get(_key(candidate)) if before and late() else None
+        if fitted is None:
+            requests = candidate.student.requests()
+            moments = collect(runner(Lowered(student)), batches, requests, sizes_of(graph), samples, seed, original)
+            fitted = Fitted(candidate, candidate.student.fit(moments))
+        student = put_in(student, fitted)
         progress(STAGE, (done + 1) / len(chosen))
     check(student)
     return student
+
+
+def _key(candidate: Candidate) -> tuple[str, str, str]:
+    segment = candidate.student.site.segment
+    return segment.entry, segment.exit, candidate.student.label
 
 
 def runner(lowered: Lowered) -> Run:

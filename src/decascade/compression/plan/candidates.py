@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import ceil
+from math import ceil, prod
 
 from decascade.compression.segments import find_segments, nodes_of
 from decascade.compression.students.factored import Bottleneck, DepthwiseSeparable, LowRank, Separable
@@ -148,6 +148,19 @@ def passes(found: Sequence[Candidate], room: int = ROOM) -> Iterator[list[Candid
         now, taken = now + segment, taken + wanted
     if now:
         yield now
+
+
+def smallest(found: Sequence[Candidate], count: int) -> list[Candidate]:
+    """So many of the candidates, in their order: those whose fits have the fewest unknowns, of these those that save most."""
+    shapes = {id(graph): sizes_of(graph) for graph in {id(c.student.site.graph): c.student.site.graph for c in found}.values()}
+
+    def size(candidate: Candidate) -> tuple[int, float]:
+        sizes = shapes[id(candidate.student.site.graph)]
+        unknowns = [sizes[r.tensor][0] * prod(r.window.kernel) for r in candidate.student.requests()]
+        return sum(n * n for n in unknowns), -candidate.saving
+
+    chosen = set(sorted(range(len(found)), key=lambda i: size(found[i]))[:count])
+    return [candidate for i, candidate in enumerate(found) if i in chosen]
 
 
 def fit_all(

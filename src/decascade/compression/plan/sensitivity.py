@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from itertools import groupby
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -21,12 +22,13 @@ STAGE = "measuring sensitivities"
 
 def sensitivities(
     lowered: Lowered, fitted: Sequence[Fitted], batches: Sequence[Any], outputs: tuple[Output, ...], progress: Progress,
-    seconds: float | None = None,
+    seconds: float | None = None, over: Callable[[], bool] = lambda: False,
 ) -> list[float]:
     """The divergence of the model's outputs for every candidate, in their order, averaged over the batches.
 
     A batch runs through the original once; for a candidate only what comes after its segment runs again.  With `seconds`,
-    no batch after the first is begun that would not end in time.
+    no batch after the first is begun that would not end in time; a candidate that the first has not come to when it is `over`
+    has no number, but infinity.
     """
     torch: Any = import_module("torch")
     total, done, start, used = [0.0] * len(fitted), 0, monotonic(), 0
@@ -42,6 +44,9 @@ def sensitivities(
                 around = {name: value for name, value in values.items() if name not in inside}
                 before = _before(lowered.graph, segment.nodes, around)
                 for i, one in some:
+                    if used == 1 and done and over():
+                        total[i] = inf
+                        continue
                     found = _alone(one, lowered.graph).run({segment.entry: values[segment.entry]}, [segment.exit])
                     moved = lowered.run({**before, **found}, [o.compared for o in outputs])
                     total[i] += float(divergence(outputs, values, moved))
