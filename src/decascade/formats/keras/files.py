@@ -23,6 +23,7 @@ from decascade.formats.keras.base import keras, quiet, to_array
 from decascade.formats.keras.by_name import check_ranks, translated
 from decascade.formats.keras.gate.config import Gate, as_dict, check_depth
 from decascade.formats.keras.mend import check_meaning, mended
+from decascade.frameworks import needed
 
 _HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 _WEIGHTS = "model.weights.h5"
@@ -59,7 +60,7 @@ def _zip_note(path: Path) -> str:
 
 
 def _hdf5_note(path: Path) -> str:
-    h5py: Any = import_module("h5py")
+    h5py = needed("h5py", "a Keras model")
     with h5py.File(path, "r") as file:
         stored = file.get(NOTE)
         plain = isinstance(stored, h5py.Dataset) and stored.shape == () and h5py.check_string_dtype(stored.dtype)
@@ -92,7 +93,7 @@ def _one_line(path: Path, doing: str) -> Generator[None]:
 
 
 def _load_hdf5(path: Path) -> Any:
-    h5py: Any = import_module("h5py")
+    h5py = needed("h5py", "a Keras model")
     with _one_line(path, "reading the HDF5 file (is it complete?)"), h5py.File(path, "r") as file:
         _check_links(file, str(path))
         text = file.attrs.get("model_config")
@@ -174,7 +175,7 @@ def _check_archive(archive: zipfile.ZipFile, names: list[str], path: Path) -> An
             raise UnsafeModelError(
                 f"{path}: its entry {name} would unpack from {entry.compress_size} to {entry.file_size} bytes: not unpacked"
             )
-    h5py: Any = import_module("h5py")
+    h5py = needed("h5py", "a Keras model")
     # all at once: HDF5 reads here and there, which an archive answers by starting over
     content = BytesIO(archive.read(_WEIGHTS))
     with _one_line(path, f"reading {_WEIGHTS}"), h5py.File(content, "r") as file:
@@ -184,7 +185,7 @@ def _check_archive(archive: zipfile.ZipFile, names: list[str], path: Path) -> An
 
 def _check_links(file: Any, path: str) -> None:
     """No link may lead to another file, and no soft link: Keras refuses those too."""
-    h5py: Any = import_module("h5py")
+    h5py = needed("h5py", "a Keras model")
     stack, seen = [file["/"]], set[int]()
     while stack:
         group = stack.pop()
@@ -249,7 +250,7 @@ def save(model: Any, path: Path) -> None:
 
 def _save_hdf5(model: Any, path: Path) -> None:
     """HDF5 crashes the process when a disk fills up under it: the file is made in memory, then written like any other."""
-    h5py: Any = import_module("h5py")
+    h5py = needed("h5py", "a Keras model")
     legacy: Any = import_module("keras.src.legacy.saving.legacy_h5_format")  # what model.save calls for .h5
     buffer = BytesIO()
     with h5py.File(buffer, "w") as file:
