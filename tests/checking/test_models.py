@@ -109,8 +109,7 @@ def test_without_the_framework_float64_judges(layers: tuple[Conv, Conv], rng: np
 
 
 def test_a_refusal_by_the_framework_is_said(layers: tuple[Conv, Conv], rng: np.random.Generator) -> None:
-    form = InNumpy(RuntimeError("no kernel: for Odd"))
-    form.name = "keras"
+    form = replace(InNumpy(RuntimeError("no kernel: for Odd")), name="keras")
     a, b = model(*layers, form=form), model(stored(compose(layers[1], layers[0])), form=form)
     facts = compare(a, b, plan(a, Range(), rng), rng)
     assert facts.unrun == "Keras refused the model: no kernel: for Odd"

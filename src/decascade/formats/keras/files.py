@@ -22,6 +22,7 @@ from decascade.formats.files import checked_container, checked_file
 from decascade.formats.keras.base import keras, quiet, to_array
 from decascade.formats.keras.by_name import check_ranks, translated
 from decascade.formats.keras.gate.config import Gate, as_dict, check_depth
+from decascade.formats.keras.gate.first import check_sizes, first_look
 from decascade.formats.keras.mend import check_meaning, mended
 from decascade.frameworks import needed
 
@@ -45,7 +46,9 @@ def load(path: Path) -> Any:
         head = file.read(8)
     hdf5 = path.suffix.lower() in (".h5", ".hdf5")
     _check_head(path, head, hdf5)
-    model = _load_hdf5(path) if hdf5 else _load_zip(path)
+    needed("h5py", "a Keras model")
+    numbers = first_look(path)
+    model = _load_hdf5(path, numbers) if hdf5 else _load_zip(path, numbers)
     text = _hdf5_note(path) if hdf5 else _zip_note(path)
     if text:
         setattr(model, ATTRIBUTE, text)
@@ -92,7 +95,7 @@ def _one_line(path: Path, doing: str) -> Generator[None]:
         raise FormatError(f"{path}: {doing} failed: {words}") from None
 
 
-def _load_hdf5(path: Path) -> Any:
+def _load_hdf5(path: Path, numbers: int) -> Any:
     h5py = needed("h5py", "a Keras model")
     with _one_line(path, "reading the HDF5 file (is it complete?)"), h5py.File(path, "r") as file:
         _check_links(file, str(path))
@@ -100,10 +103,10 @@ def _load_hdf5(path: Path) -> Any:
         if text is None:
             raise FormatError(_no_config(path, file))
         version = _text(file.attrs.get("keras_version", ""))
-    return _built(text, version, path)
+    return _built(text, version, path, numbers)
 
 
-def _built(text: Any, version: str, path: Path) -> Any:
+def _built(text: Any, version: str, path: Path, numbers: int) -> Any:
     """The model of a configuration, with the weights in the file."""
     config = _parsed(text, path)
     check_depth(config, str(path))
@@ -111,6 +114,7 @@ def _built(text: Any, version: str, path: Path) -> Any:
         known, calls = translated(config)
         check_meaning(known, version, str(path))
         allowed = Gate(str(path)).model(mended(known))
+        check_sizes(allowed, numbers, str(path))
     serialization: Any = import_module("keras.src.saving.serialization_lib")
     with _one_line(path, "building the model with Keras"), serialization.ObjectSharingScope():
         model = keras().saving.deserialize_keras_object(allowed, safe_mode=True)
@@ -140,14 +144,14 @@ def _parsed(text: Any, path: Path) -> Any:
         raise FormatError(f"{path}: the model's configuration is not readable JSON ({error}): the file is damaged") from None
 
 
-def _load_zip(path: Path) -> Any:
+def _load_zip(path: Path, numbers: int) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             config, version = _check_archive(archive, names, path), _version(archive, names)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise FormatError(f"{path} is damaged or cut short ({error}): save or fetch it again") from None
-    return _built(config, version, path)
+    return _built(config, version, path, numbers)
 
 
 def _version(archive: zipfile.ZipFile, names: list[str]) -> str:
