@@ -246,11 +246,14 @@ def test_torch_save_under_the_name_of_an_export(tmp_path: Path) -> None:
         FORMAT.read(tmp_path / "state.pt2")
 
 
-def test_torchscript_under_the_name_of_an_export(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "script.pt2", "w") as archive:
-        archive.writestr("script/data.pkl", b"")
-        archive.writestr("script/code/__torch__.py", b"")
-    with pytest.raises(UnsafeModelError, match=r"is a pickle by torch.save"):
+@pytest.mark.parametrize("mode", ["script", "trace"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_under_the_name_of_an_export(mode: str, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval()
+    script = torch.jit.script(net) if mode == "script" else torch.jit.trace(net, torch.zeros(1, 3, 6, 6))
+    torch.jit.save(script, tmp_path / "script.pt2")
+    words = r"is TorchScript \(torch.jit.save\), which is a program and is never loaded: export the nn.Module"
+    with pytest.raises(UnsafeModelError, match=words):
         FORMAT.read(tmp_path / "script.pt2")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.checking.rounding import LAMBDA, Rounded, largest, run_rounded, terms, unit_of
+from decascade.checking.rounding import LAMBDA, Rounded, largest, least_of, run_rounded, terms, unit_of
 from decascade.checking.samples import Batch
 from decascade.errors import CannotInterpret, UsageError, VerificationError
 from decascade.formats.base import Document, Format
@@ -286,7 +286,7 @@ class _Allowance:
         if oracle is not None:
             self.scale = {name: min(1.0, oracle.computed[name] / effect) if effect else 1.0 for name, effect in moved.items()}
             return oracle.computed
-        least = {name: LAMBDA * unit_of(self.subject.graph, name) * largest(value) for name, value in framework.items()}
+        least = {name: least_of(self.subject.graph, name, value) for name, value in framework.items()}
         return {name: max(effect * self.scale.get(name, 1.0), least[name]) for name, effect in moved.items()}
 
     def _moved(self, batch: Batch, clean: Outputs, rng: np.random.Generator) -> dict[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from decascade.stream.cuts import best_cuts
+from decascade.stream.drop import without_constants
 from decascade.stream.emit import Sources, needs_of, sources
 from decascade.stream.graph import Graph
 from decascade.stream.kernels.base import Emitted
@@ -43,7 +44,7 @@ def generate(
         FormatError: not a TFLite file, or a damaged one.
         UsageError: something in it has no streamed form.
     """
-    graph = simplified(build(read_file(data, label or name)))
+    graph = without_constants(simplified(build(read_file(data, label or name))))
     plan = _plan(graph, () if stream else _wholes(graph), budget)
     if stream:
         scratch = {node.map: plan.layers[i].scratch for i, node in enumerate(plan.program.nodes) if i in plan.layers}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from decascade.errors import AlgebraError, GraphError
+from decascade.errors import AlgebraError, FormatError, GraphError
 from decascade.formats.onnx import activations as onnx_activations
 from decascade.formats.onnx import layers as onnx_layers
 from decascade.formats.onnx import layout as onnx_layout
@@ -95,10 +95,22 @@ class _Builder:
         for node, shape in zip(nodes, shapes, strict=True):
             if shape is not None:
                 self.view.shapes[node.output] = shape
-            self.view.dtypes.setdefault(node.output, self.view.dtypes[node.inputs[0]])
+            self._settle_dtype(node)
             self._append(native.index, node)
         self.absorbed.update(k for match in matches for k in match.natives)
         return True
+
+    def _settle_dtype(self, node: Node) -> None:
+        """Every operation of the graph keeps its input's element type, whatever the file states.
+
+        Raises:
+            FormatError: the file states another one.
+        """
+        dtype = self.view.dtypes[node.inputs[0]]
+        stated = self.view.dtypes.setdefault(node.output, dtype)
+        if stated != dtype:
+            told = f"tensor {node.output} is stated as {stated}, node {node.name} writes it as {dtype}"
+            raise FormatError(f"{told}: the file is damaged")
 
     def _recognised(self, native: Native) -> Matches:
         view = self.view
@@ -107,6 +119,8 @@ class _Builder:
             return None
         try:
             matches = reader(view, native)
+        except FormatError:
+            raise  # numbers that mean nothing
         except (AlgebraError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             return None  # attributes of a wrong kind or length: carried through, and onnxruntime says what is wrong
         read = {name for match in matches or () for name in match.inputs}

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from decascade.errors import FormatError
 from decascade.formats.onnx.fold import Folded, fold
 from decascade.formats.onnx.model import OnnxModel, small_array
-from decascade.formats.onnx.nodes import STANDARD, Native, natives_of
+from decascade.formats.onnx.nodes import Native, natives_of
+from decascade.formats.onnx.stated import check_elements, check_stated, opsets_of
 from decascade.ir.graph import Dim, Shape
 
 AnyArray = NDArray[Any]
-LEAST_OPSET = 7
 
 # A scalar infinity there is a bound that is open, not a broken weight.
 _BOUNDED = frozenset(("Clip", "Pad", "Max", "Min", "Where"))
@@ -71,24 +71,24 @@ def view_of(model: OnnxModel) -> View:
     """Look at a model.
 
     Raises:
-        FormatError: no opset, one below 7, or weights that are NaN or infinite.
+        FormatError: no opset, one below 7 or unknown, sizes that no tensor has, or weights that are NaN or infinite.
+        LimitExceededError: more than the elements that `LIMITS` allows a tensor.
     """
     graph = model.shell.graph
-    opsets = {("" if o.domain in STANDARD else o.domain): int(o.version) for o in model.shell.opset_import}
-    opset = opsets.get("", 0)
-    if opset < LEAST_OPSET and (opset or not opsets):
-        told = f"opset {opset}" if opset else "no opset"
-        raise FormatError(f"the model states {told}: convert it to opset {LEAST_OPSET} or later (onnx.version_converter)")
+    opsets = opsets_of(model.shell)
+    check_stated(graph)
     natives = natives_of(graph)
     initializers = {t.name for t in graph.initializer}
     _check_wiring(graph, natives, initializers)
     shapes, dtypes = _types(model)
+    for name, shape in shapes.items():
+        check_elements(f"tensor {name}", shape)
     inputs = tuple(i.name for i in graph.input if i.name not in initializers)
     outputs = tuple(o.name for o in graph.output)
     constants = {t.name: _initializer(model, t) for t in graph.initializer}
-    folded = fold(natives, constants, shapes, opset)
+    folded = fold(natives, constants, shapes, opsets.get("", 0))
     dtypes = {**dtypes, **{name: str(array.dtype) for name, array in constants.items()}}
-    view = View(model, opset, opsets, natives, inputs, outputs, constants, folded, shapes, dtypes)
+    view = View(model, opsets.get("", 0), opsets, natives, inputs, outputs, constants, folded, shapes, dtypes)
     _check_finite(view, initializers)
     return view
 

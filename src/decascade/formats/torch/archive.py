@@ -109,8 +109,18 @@ def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, str]:
     names = archive.namelist()
     if len(set(names)) != len(names):
         raise UnsafeModelError(f"{path} has two members of one name: {RESAVE}")
+    below = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in below or any(name.startswith("code/") for name in below):
+        raise UnsafeModelError(
+            f"{path} is TorchScript (torch.jit.save), which is a program and is never loaded: export the nn.Module that it was "
+            "made from with torch.export.export and store that with torch.export.save"
+        )
     if any(name.endswith("data.pkl") for name in names):
-        raise UnsafeModelError(f"{path} is a pickle by torch.save, not an exported program, and is never loaded: {RESAVE}")
+        raise UnsafeModelError(
+            f"{path} is a pickle by torch.save, not an exported program, and is never loaded: a state_dict or a whole module; "
+            "load it where you trust it, put the weights into your nn.Module, and store torch.export.export of it with "
+            "torch.export.save, or pass the live nn.Module"
+        )
     if "serialized_exported_program.json" in names:
         raise FormatError(f"{path} was exported before torch 2.8, with its weights as pickles: {RESAVE}")
     tops = {name.partition("/")[0] for name in names}

@@ -14,8 +14,9 @@ from decascade.errors import FormatError
 from decascade.formats.base import NOTE
 from decascade.formats.input_shapes import InputShapes, settled, spread
 from decascade.formats.torch.common import WAY_ROUND, InputSpec, Traced, check_finite, dtype_name, load, one_line
-from decascade.formats.torch.pure import AliasedError, call_name, make_pure
+from decascade.formats.torch.pure import AliasedError, make_pure
 from decascade.formats.torch.shapes import symbolic_shape
+from decascade.formats.torch.training import read_as_eval
 from decascade.ir.graph import Shape
 
 EXAMPLE_BATCH = 2
@@ -71,13 +72,13 @@ def trace_program(program: Any) -> Traced:
     notes: list[str] = []
     module = _unlifted(program)
     check_finite({**dict(module.named_parameters()), **dict(module.named_buffers())})
-    if _read_as_eval(module):
+    if read_as_eval(module):
         notes.append("the program was exported in training mode; it was read as in eval mode (dropout off, stored statistics)")
     try:
         make_pure(module, module)
     except AliasedError:
         module = _unlifted(program.run_decompositions({}))  # only makes it functional
-        _read_as_eval(module)
+        read_as_eval(module)
         make_pure(module, module)
     symbols = dict[str, str]()
     inputs = tuple(_inputs(module, symbols))
@@ -100,7 +101,7 @@ def trace_sized(program: Any, traced: Traced, input_shape: InputShapes) -> Trace
         raise FormatError("an exported program is exported again with the sizes given: give every size but the batch")
     dtypes = [getattr(load(), spec.dtype) for spec in traced.inputs]
     try:
-        again = export_module(unlift(program), known, dtypes)
+        again = export_module(callable_program(program), known, dtypes)
     except FormatError:
         raise
     except Exception as error:
@@ -125,6 +126,17 @@ def unlift(program: Any) -> Any:
                 return program.module()
         except Exception as error:
             raise FormatError(f"torch cannot make a module of this exported program ({one_line(error)}): {WAY_ROUND}") from None
+
+
+def callable_program(program: Any) -> Any:
+    """The program as a callable module in eval mode, as `trace_program` reads it.
+
+    Raises:
+        FormatError: torch cannot make one, or it was decomposed in training mode.
+    """
+    module = unlift(program)
+    read_as_eval(module)
+    return module
 
 
 def _unlifted(program: Any) -> Any:
@@ -184,20 +196,6 @@ def _inputs(module: Any, symbols: dict[str, str]) -> Iterator[InputSpec]:
         if shape and isinstance(shape[0], str) and not symbols:
             symbols[shape[0]] = "N"
         yield InputSpec(node.target, symbolic_shape(value, symbols), dtype_name(value.dtype))
-
-
-def _read_as_eval(module: Any) -> bool:
-    """Turn training-mode batch norms and dropouts into what they are in eval mode; whether there were any."""
-    found = False
-    for node in list(module.graph.nodes):
-        name = call_name(node) if node.op == "call_function" else ""
-        position = {"batch_norm": 5, "dropout": 2, "feature_dropout": 2, "alpha_dropout": 2}.get(name)
-        if position is None or getattr(node.target, "namespace", "") != "aten" or len(node.args) <= position:
-            continue
-        if node.args[position] is True and (name != "batch_norm" or node.args[3] is not None):
-            node.args = (*node.args[:position], False, *node.args[position + 1 :])
-            found = True
-    return found
 
 
 def save_program(program: Any, path: Any, note: str = "") -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from decascade.errors import FormatError, UsageError
 from decascade.formats.base import Arrays
 from decascade.formats.torch.common import META, floating_dtype, in_eval, load, note_of, to_numpy
-from decascade.formats.torch.export import export_module, quiet, save_program, unlift
+from decascade.formats.torch.export import callable_program, export_module, quiet, save_program
 from decascade.formats.torch.names import output_names
 
 
@@ -54,7 +54,7 @@ def callable_module(native: Any) -> Any:
     """The module to call: in eval mode, sharing all tensors with the given one."""
     torch = load()
     if isinstance(native, torch.export.ExportedProgram):
-        return unlift(native)
+        return callable_program(native)
     return in_eval(native)
 
 
