@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -109,7 +109,7 @@ class OnnxFormat:
             FormatError: onnxruntime is not installed, or does not accept the model.
             UsageError: inputs that are not those of the model.
         """
-        return cast(dict[str, NDArray[Any]], run_model(_held(native), inputs))
+        return run_model(_held(native), inputs)
 
     def to_graph(self, document: Document, name: str, array: NDArray[Any]) -> NDArray[Any]:
         """ONNX is channels-first, as the graph is: the array itself."""
