@@ -18,11 +18,13 @@ FILES = [*sorted((SOURCE / "regions").glob("*.py")), SOURCE / "formats" / "torch
 WORDS = {
     "explain.py": ("left_reason", "dearer", "_why_apart"), "transposed.py": ("_why_not",), "linearise.py": ("_why_not",),
     "trace.py": ("hook_reason",),
+    "storage.py": ("_misfit",),
 }
 """Functions that return the words of a reason."""
 ASSIGNED = {"merge.py": ("_dropped_row", "reason"), "trace.py": ("call_module", "self.whole[path]")}
 """Reasons that are assigned: the function, and to what."""
-ELSEWHERE = {"_why_not(record)": "linearise.py", "why": "transposed.py", "str(error)": "algebra"}
+ELSEWHERE = {"_why_not(record)": "linearise.py", "why": "transposed.py", "str(error)": "algebra",
+             "reason[0]": "storage.py"}
 """What `Refusal` is given beside words, and where those words are."""
 ALGEBRA = ("two branches have strides ⋯ and ⋯", "two paths from ⋯ to the output have different strides")
 """The errors of the algebra that a region of a model can reach: the others are about arrays that do not fit each other."""
@@ -68,11 +70,16 @@ def reasons_in(path: Path) -> Iterator[str]:
                     yield from written(node.args[0], known)
                 else:
                     assert told in ELSEWHERE, f"{path.name}: Refusal({told}): this test does not know where its words are"
-            elif isinstance(node, ast.Return) and function.name in WORDS.get(path.name, ()) and node.value is not None:
+            elif isinstance(node, ast.Return) and function.name in WORDS.get(path.name, ()) and says_something(node):
                 value = node.value.elts[0] if isinstance(node.value, ast.Tuple) else node.value
+                assert value is not None
                 yield from written(value, known)
             elif isinstance(node, ast.Assign) and (function.name, ast.unparse(node.targets[0])) == ASSIGNED.get(path.name):
                 yield from written(node.value, module)
+
+
+def says_something(node: ast.Return) -> bool:
+    return not (node.value is None or (isinstance(node.value, ast.Constant) and node.value.value is None))
 
 
 def open_map() -> str:

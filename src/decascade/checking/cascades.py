@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.algebra.factor import NEGLIGIBLE
-from decascade.checking.rounding import U64, spread, unit_of
+from decascade.algebra.floats import float_type, rounded
+from decascade.checking.rounding import U64, at_least, floor, spread, unit_of
 from decascade.checking.samples import sample_shape
 from decascade.errors import CannotInterpret, VerificationError
 from decascade.ir.graph import Graph, Node
@@ -32,8 +33,8 @@ def check_replacement(
     """The segment entry → exit of both graphs on the same random inputs, zeros and single border pixels.
 
     The new weights are rounded to the dtype that they are stored in.  With L rounded operations in series and N terms
-    in all, rounding explains at most ((1 + u)^L − 1)·Σ|w'||x| for the stored weights, subnormal ones counted as the smallest
-    normal number, whose spacing they have; N·2⁻⁵³·(Σ|w||x| + Σ|w'||x|) for composing and evaluating in float64; and what
+    in all, rounding explains at most ((1 + u)^L − 1)·Σ|w'||x| for the stored weights, subnormal ones counted as the
+    floor of their dtype (`rounding`); N·2⁻⁵³·(Σ|w||x| + Σ|w'||x|) for composing and evaluating in float64; and what
     `algebra.factor` takes for zero.
 
     Returns None where an operation between the two tensors has no meaning in NumPy.
@@ -119,38 +120,34 @@ def _inputs(graph: Graph, entry: str, rng: np.random.Generator, samples: int) ->
 
 def _allowed(old: Graph, new: Graph, entry: str, exit_: str, x: NDArray[Any]) -> NDArray[np.float64]:
     before, n = spread(old.nodes, entry, exit_, x)
-    after, m = spread(_at_least_normal(new).nodes, entry, exit_, x)
+    after, m = spread(_floored(new).nodes, entry, exit_, x)
     neglected = NEGLIGIBLE * np.abs(x).sum(axis=tuple(range(1, x.ndim))).reshape(-1, *(1,) * (before.ndim - 1))
     u = max((unit_of(new, node.output) for node in new.nodes), default=0.0)
-    rounded = sum(1 for node in new.nodes if is_linear(node.op) and weights(node.op))
-    return ((1 + u) ** rounded - 1) * after + (n + m) * U64 * (before + after) + neglected
+    layers = sum(1 for node in new.nodes if is_linear(node.op) and weights(node.op))
+    return ((1 + u) ** layers - 1) * after + (n + m) * U64 * (before + after) + neglected
 
 
 def stored(graph: Graph) -> Graph:
     """The graph with the weights of the nodes that decascade made rounded to the dtype that they are stored in."""
-    return _with_weights(graph, lambda array, dtype: array.astype(dtype))
+    return _with_ops(graph, _stored)
 
 
-def _at_least_normal(graph: Graph) -> Graph:
+def _floored(graph: Graph) -> Graph:
     """Bounds on the weights whose rounding, relative as it is to them, bounds that of subnormal ones too."""
-    return _with_weights(graph, lambda array, dtype: np.maximum(np.abs(array), np.finfo(dtype).tiny))
+    return _with_ops(graph, lambda op, dtype: at_least(op, floor(dtype)))
 
 
-Change = Callable[[NDArray[Any], str], NDArray[Any]]
-"""Of weights, given the dtype that they are stored in."""
-
-
-def _with_weights(graph: Graph, change: Change) -> Graph:
+def _with_ops(graph: Graph, change: Callable[[Op, str], Op]) -> Graph:
+    """The graph with other operations in the nodes that decascade made, given the dtype that each stores its weights in."""
     def one(node: Node) -> Node:
-        return node if node.origin else replace(node, op=_changed(node.op, graph.tensors[node.output].dtype, change))
+        known = not node.origin and float_type(graph.tensors[node.output].dtype) is not None
+        return replace(node, op=change(node.op, graph.tensors[node.output].dtype)) if known else node
 
     return replace(graph, nodes=tuple(map(one, graph.nodes)))
 
 
-def _changed(op: Op, dtype: str, change: Change) -> Op:
-    if dtype == "bfloat16" or np.dtype(dtype).kind != "f":
-        return op
+def _stored(op: Op, dtype: str) -> Op:
     # the slopes of an activation stay as they are: decascade makes none
     if not is_linear(op):
         return op
-    return with_weights(op, {name: change(array, dtype) for name, array in weights(op).items()})
+    return with_weights(op, {name: rounded(array, dtype) for name, array in weights(op).items()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from math import prod, sqrt
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.checking.rounding import LAMBDA, Rounded, largest, run_rounded, terms, unit_of
+from decascade.checking.rounding import LAMBDA, Rounded, largest, least_of, run_rounded, terms, unit_of
 from decascade.checking.samples import Batch
 from decascade.errors import CannotInterpret, UsageError, VerificationError
 from decascade.formats.base import Document, Format
@@ -212,7 +212,8 @@ class Plan:
     """What to run the models on, whether their frameworks can, and if not, why.
 
     The float64 interpreter is many times slower than a framework: `oracle` is how many of the batches both models and
-    what rounding does to them are run on, `reference` how many the first model alone.
+    what rounding does to them are run on, `reference` how many the first model alone.  `unrun`: why the framework is not
+    asked.
     """
 
     batches: Sequence[Batch]
@@ -220,6 +221,7 @@ class Plan:
     oracle: int = 1 << 30
     reference: int = 0
     notes: tuple[str, ...] = ()
+    unrun: str = ""
 
 
 def compare(
@@ -247,7 +249,7 @@ def compare(
             widen(tallies.stored, oa.stored, _renamed(ob.stored, outputs))
         if progress is not None:
             progress("verifying", (done + 1) / len(plan.batches))
-    return tallies.facts(plan.notes)
+    return replace(tallies.facts(plan.notes), unrun="" if plan.framework else plan.unrun)
 
 
 def _second(subject: Subject, batch: Batch) -> Outputs:
@@ -284,7 +286,7 @@ class _Allowance:
         if oracle is not None:
             self.scale = {name: min(1.0, oracle.computed[name] / effect) if effect else 1.0 for name, effect in moved.items()}
             return oracle.computed
-        least = {name: LAMBDA * unit_of(self.subject.graph, name) * largest(value) for name, value in framework.items()}
+        least = {name: least_of(self.subject.graph, name, value) for name, value in framework.items()}
         return {name: max(effect * self.scale.get(name, 1.0), least[name]) for name, effect in moved.items()}
 
     def _moved(self, batch: Batch, clean: Outputs, rng: np.random.Generator) -> dict[str, float]:

@@ -4,6 +4,10 @@ A stored or computed float has relative error at most u, half its dtype's spacin
 product of n terms computed in any order is off by about λ·√n·u·Σ|w||x| with high probability (Higham & Mary 2019,
 "A new approach to probabilistic rounding error analysis"; λ = 2 here), and by at most γ_n·Σ|w||x|, γ_n = n·u/(1−n·u).
 Σ|w||x| is what the *magnitude* of an operation computes from the absolute values of its inputs.
+
+Below the smallest normal number the error of a result is bounded by a constant η instead
+(`algebra.floats.FloatType.underflow`): for a sum of n terms by u·Σ|w||x| + η at each, so by λ·√n·(u·Σ|w||x| + η) in all.
+With the floor f = η/u that is λ·√n·u·(Σ|w||x| + f), and a stored weight is off by at most u·max(|w|, f).
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv, ConvTranspose
+from decascade.algebra.floats import float_type
 from decascade.errors import CannotInterpret
 from decascade.ir.graph import Graph, Node
 from decascade.ir.interpret import evaluate
@@ -33,11 +38,15 @@ U64 = 2.0**-53
 
 
 def unit(dtype: str) -> float:
-    """u of a dtype: half the spacing at 1."""
-    if dtype == "bfloat16":
-        return 2.0**-9
-    kind = np.dtype(dtype)
-    return float(np.finfo(kind).eps) / 2 if np.issubdtype(kind, np.floating) else 0.0
+    """u of a dtype: half the spacing at 1; 0 for one that does not round."""
+    kind = float_type(dtype)
+    return 0.0 if kind is None else kind.u
+
+
+def floor(dtype: str) -> float:
+    """The size below which errors are those of numbers of that size: where subnormal numbers are rounded or flushed."""
+    kind = float_type(dtype)
+    return 0.0 if kind is None else kind.floor
 
 
 def terms(op: Op, size: int) -> int:
@@ -185,7 +194,7 @@ def run_rounded(graph: Graph, inputs: Mapping[str, NDArray[Any]], rng: np.random
         clean, *others = values[name]
         effects = [2 * largest(other - clean) if clean.dtype.kind == "f" else 0.0 for other in others]
         stored[name] = max(e for e, draw in zip(effects, DRAWS, strict=True) if draw == "stored")
-        computed[name] = max(*effects, LAMBDA * unit_of(graph, name) * largest(clean))
+        computed[name] = max(*effects, least_of(graph, name, clean))
     return Rounded({name: values[name][0] for name in graph.outputs}, computed, stored)
 
 
@@ -204,7 +213,7 @@ def _run_node(graph: Graph, node: Node, values: dict[str, list[NDArray[Any]]], r
         values[name] = [result, *(other[k] for other in others)]
         u = unit_of(graph, name)
         if u and result.dtype.kind == "f":
-            noise = _noise(node.op, clean, result)
+            noise = _noise(node.op, clean, result, floor(graph.tensors[name].dtype))
             for i, draw in enumerate(DRAWS, start=1):
                 if noise[draw] is not None:
                     values[name][i] = values[name][i] + u * noise[draw] * _signs(result.shape, draw, rng)
@@ -214,12 +223,18 @@ def unit_of(graph: Graph, name: str) -> float:
     return unit(graph.tensors[name].dtype)
 
 
+def least_of(graph: Graph, name: str, value: NDArray[Any]) -> float:
+    """What rounding of the output alone does to it."""
+    dtype = graph.tensors[name].dtype
+    return LAMBDA * unit(dtype) * (largest(value) + floor(dtype))
+
+
 def _signs(shape: tuple[int, ...], draw: Errs, rng: np.random.Generator) -> NDArray[np.float64]:
     return rng.choice((-1.0, 1.0), shape if draw == "number" else (1, *shape[1:2], *(1,) * (len(shape) - 2))[: len(shape)])
 
 
-def _noise(op: Op, arrays: list[NDArray[Any]], result: NDArray[Any]) -> dict[Errs, Any]:
-    """The size of the errors in units of u, for each kind of draw; None for none."""
+def _noise(op: Op, arrays: list[NDArray[Any]], result: NDArray[Any], least: float) -> dict[Errs, Any]:
+    """The size of the errors in units of u, for each kind of draw; None for none.  `least`: the floor of the type."""
     length = terms(op, prod(arrays[0].shape[2:]) if arrays and arrays[0].ndim > 2 else 1)
     function = activation_kind(op)
     if op not in SUMS or (function is not None and not function.piecewise):
@@ -230,6 +245,23 @@ def _noise(op: Op, arrays: list[NDArray[Any]], result: NDArray[Any]) -> dict[Err
     else:
         size = LAMBDA * magnitudes(op, [np.abs(a) for a in arrays])
     size = np.where(np.isfinite(size), size, 0.0)
-    weighted = is_linear(op) and bool(weights(op))
-    many = sqrt(max(length, 1)) * size
-    return {"number": many, "channel": many, "stored": size if weighted else None}
+    many = sqrt(max(length, 1)) * (size + LAMBDA * least)
+    return {"number": many, "channel": many, "stored": _of_weights(op, arrays, least)}
+
+
+def _of_weights(op: Op, arrays: list[NDArray[Any]], least: float) -> NDArray[Any] | None:
+    """λ·Σ max(|w|, floor)·|x|: what errors of stored weights are in units of u; None where none are stored."""
+    if not is_linear(op) or not weights(op):
+        return None
+    size = LAMBDA * magnitudes(at_least(op, least), [np.abs(a) for a in arrays])
+    return np.where(np.isfinite(size), size, 0.0)
+
+
+def at_least(op: Op, least: float) -> Op:
+    """A linear operation with the sizes of its weights, none below `least`: bounds on what their rounding is relative to.
+
+    Other operations stay as they are.
+    """
+    if not is_linear(op):
+        return op
+    return with_weights(op, {name: np.maximum(np.abs(array), least) for name, array in weights(op).items()})

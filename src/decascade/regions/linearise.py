@@ -26,6 +26,7 @@ from decascade.bounds.regimes import Regime, regimes
 from decascade.ir.graph import Graph, Node
 from decascade.ir.ops import Activation, Affine, Identity, Op
 from decascade.regions.lower import Refusal
+from decascade.regions.storage import unstorable
 
 F64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -163,6 +164,9 @@ class _Work:
     def tried(self, rewrite: Rewrite, name: str, record: ActivationRecord, tier: Tier) -> Change | None:
         node = next(n for n in self.graph.nodes if n.name == name)
         found = rewrite.apply(self.graph, node, record)
+        if isinstance(found, Change):
+            kept = set(map(id, self.graph.nodes))
+            found = unstorable([n for n in found.graph.nodes if id(n) not in kept], found.graph.tensors) or found
         if isinstance(found, Refusal):
             self.refusals.append(found)
             return None

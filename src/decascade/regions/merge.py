@@ -19,6 +19,7 @@ from decascade.regions.lower import is_convolution
 from decascade.regions.partition import Block, Partition
 from decascade.regions.rewrites import Move, rewrite_locally
 from decascade.regions.split import cheaper_split
+from decascade.regions.storage import unstorable
 
 NOMINAL = 64
 """The height and width that unknown sizes are costed at."""
@@ -65,8 +66,8 @@ def merge_graph(graph: Graph, options: Options, progress: Progress | None = None
     names = _Names({n.name for n in local.nodes})
     for i, chain in enumerate(chains):
         report("finding and costing cascades", i / len(chains))
-        blocks = partition.solve(chain)
-        edits += [_edit(local, chosen, names) for block in blocks for chosen in block.replacements]
+        blocks, made = _solved(partition, chain, names)
+        edits += made
         left += _left_rows(partition, chain, blocks)
     left += [_apart_row(partition, *pair) for pair in apart(local, chains)]
     kept = _paying(edits, lambda some: _apply(local, some), options)
@@ -167,6 +168,24 @@ def _joined(cascades: Sequence[Cascade], splits: Sequence[Cascade], graph: Graph
     return [*rows, *rest.values()]
 
 
+def _solved(partition: Partition, chain: Chain, names: _Names) -> tuple[tuple[Block, ...], list[_Edit]]:
+    """The best partition of a chain all of whose new weights can be stored.  What they are shows only once they are composed:
+    a replacement that cannot be stored is refused, and the rest solved again."""
+    while True:
+        blocks, edits, refused = partition.solve(chain), list[_Edit](), False
+        taken = set(names.used)
+        for chosen in (c for block in blocks for c in block.replacements):
+            edit = _edit(partition.graph, chosen, names)
+            refusal = unstorable(edit.nodes, {**partition.graph.tensors, **edit.tensors})
+            if refusal is not None:
+                partition.refuse(chosen.segment, refusal)
+                refused = True
+            edits.append(edit)
+        if not refused:
+            return blocks, edits
+        names.used = taken
+
+
 class _Names:
     def __init__(self, used: set[str]) -> None:
         self.used = used
@@ -242,6 +261,18 @@ def _left_rows(partition: Partition, chain: Chain, blocks: Sequence[Block]) -> l
     weighted = [i for i, b in enumerate(blocks) if any(map(is_convolution, b.nodes))]
     if len(weighted) > 1:
         rows.append(_left_row(partition, blocks[weighted[0] : weighted[-1] + 1]))
+    return [*rows, *_unstored_rows(partition, chain, {layer for row in rows for layer in row.layers})]
+
+
+def _unstored_rows(partition: Partition, chain: Chain, shown: set[str]) -> list[Cascade]:
+    """A row for what was left because the dtype does not hold the merged weights, where no other row is about these layers."""
+    rows, inside = list[Cascade](), {n.name for n in chain.nodes}
+    for segment, refusal in partition.unstored.values():
+        layers = layers_of(segment.nodes)
+        if inside.issuperset(n.name for n in segment.nodes) and not shown.issuperset(layers):
+            rows.append(Cascade(layers, "left", "exact", refusal.reason, "", partition.cost(segment.nodes), None, segment.entry,
+                                segment.exit))
+            shown = shown.union(layers)
     return rows
 
 
@@ -249,6 +280,9 @@ def _left_row(partition: Partition, blocks: Sequence[Block]) -> Cascade:
     nodes = [n for b in blocks for n in b.nodes]
     before = partition.options.target.combine(b.cost for b in blocks)
     reason, border, after = left_reason(partition, blocks, before)
+    parts = partition.unstored_within(nodes)
+    if parts and (blocks[0].entry, blocks[-1].exit) not in partition.unstored:
+        reason += "".join(f"; {' → '.join(layers_of(s.nodes))}: {refusal.reason}" for s, refusal in parts[:1])
     return Cascade(layers_of(nodes), "left", "exact", reason, border, before, after, blocks[0].entry, blocks[-1].exit)
 
 

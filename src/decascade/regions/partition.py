@@ -65,13 +65,27 @@ _START = _Prefix(Cost(0.0), 0, 0, 0, None, None)
 
 @dataclass
 class Partition:
-    """Solves the chains of one graph.  `refusals` remembers why a segment has no replacement, by its two tensors."""
+    """Solves the chains of one graph.  `refusals` remembers why a segment has no replacement, by its two tensors; `unstored`
+    those of them whose new weights the dtype does not hold."""
 
     graph: Graph
     sized: Graph
     options: Options
     refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict[tuple[str, str], Refusal])
     known: dict[tuple[str, str], Candidate] = field(default_factory=dict[tuple[str, str], Candidate])
+    unstored: dict[tuple[str, str], tuple[Segment, Refusal]] = field(
+        default_factory=dict[tuple[str, str], tuple[Segment, Refusal]])
+
+    def refuse(self, segment: Segment, refusal: Refusal) -> None:
+        """Take back a candidate whose new weights cannot be stored."""
+        ends = segment.entry, segment.exit
+        self.known.pop(ends, None)
+        self.refusals[ends], self.unstored[ends] = refusal, (segment, refusal)
+
+    def unstored_within(self, nodes: Sequence[Node]) -> list[tuple[Segment, Refusal]]:
+        """What was taken back among these nodes."""
+        names = {n.name for n in nodes}
+        return [found for found in self.unstored.values() if names.issuperset(n.name for n in found[0].nodes)]
 
     def solve(self, chain: Chain) -> tuple[Block, ...]:
         """The best partition of a chain, block by block."""

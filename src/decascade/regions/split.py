@@ -11,6 +11,7 @@ from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.ops import Dense
 from decascade.ir.ops.traits import layer_of
 from decascade.ir.shapes import infer
+from decascade.regions.storage import unstorable
 
 LARGEST = 1 << 21
 """Numbers in a kernel beyond which the rank is not looked for: the decomposition would take minutes."""
@@ -24,6 +25,8 @@ def cheaper_split(graph: Graph, sized: Graph, node: Node, target: Target) -> tup
     found = list[tuple[Cost, tuple[Node, Node], Tensor]]()
     for pair, middle, costed in _pairs(graph, sized, node, layer):
         tensors = {**sized.tensors, middle.name: costed}
+        if unstorable(pair, tensors) is not None:
+            continue
         found.append((target.segment_cost(pair, tensors), pair, middle))
     if not found:
         return None

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from decascade.algebra.conv import Conv, ConvTranspose, Pads
+from decascade.formats.batch_norm import batch_norm
 from decascade.formats.keras.activations import read_function, read_layer
 from decascade.formats.keras.base import (
     AnyArray,
@@ -197,12 +198,9 @@ def _batch_norm(use: Use) -> Chain | str:
         return f"it normalises axis {layer.axis}, not the channels"
     if getattr(layer, "renorm", False):
         return "batch renormalisation"
-    mean, variance = to_array(layer.moving_mean).astype(np.float64), to_array(layer.moving_variance).astype(np.float64)
-    scale = 1 / np.sqrt(variance + layer.epsilon)
-    if layer.gamma is not None:
-        scale = scale * to_array(layer.gamma)
-    shift = -mean * scale
-    return [Step(Affine(scale, shift if layer.beta is None else shift + to_array(layer.beta)))]
+    gamma, beta = (None if values is None else to_array(values) for values in (layer.gamma, layer.beta))
+    mean, variance = to_array(layer.moving_mean), to_array(layer.moving_variance)
+    return [Step(batch_norm(layer.name, mean, variance, layer.epsilon, gamma, beta))]
 
 
 def per_channel(value: Any, use: Use) -> AnyArray | None:
@@ -218,8 +216,13 @@ def per_channel(value: Any, use: Use) -> AnyArray | None:
     return array.reshape(-1)
 
 
+def _as_computed(layer: Any, value: Any) -> AnyArray:
+    """A number of a float64 layer as the backend has it: TensorFlow makes it a float32 before it casts it to float64."""
+    return to_array(keras().ops.cast(value, "float64")) if layer.compute_dtype == "float64" else np.asarray(value)
+
+
 def _rescaling(use: Use) -> Chain | str:
-    scale, shift = np.asarray(use.layer.scale), np.asarray(use.layer.offset)
+    scale, shift = _as_computed(use.layer, use.layer.scale), _as_computed(use.layer, use.layer.offset)
     if scale.ndim and keras().backend.image_data_format() == "channels_first":
         return "a Rescaling by several numbers, which Keras lays out anew under channels_first"
     found = per_channel(scale, use), per_channel(shift, use)

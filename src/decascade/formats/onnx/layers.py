@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.algebra.conv import Array, Conv, ConvTranspose, Pads
+from decascade.formats.batch_norm import batch_norm
 from decascade.formats.onnx.nodes import Native
 from decascade.formats.onnx.view import View
 from decascade.ir.dims import UNKNOWN
@@ -216,20 +217,20 @@ def _map_values(term: NDArray[Any], shape: Shape) -> Array | None:
 
 
 def read_batch_normalization(view: View, native: Native) -> Matches:
-    """The inference form, with its own epsilon; statistics per channel."""
+    """The inference form, with its own epsilon; statistics per channel.
+
+    Raises:
+        FormatError: statistics that no output can be computed from.
+    """
     shape = known_shape(view, native.inputs[0])
     numbers = [view.constant(native.input(k)) for k in range(1, 5)]
     if shape is None or len(native.writes) != 1 or native.get("training_mode", 0) or not native.get("spatial", 1):
         return None
-    arrays = [a.astype(np.float64) for a in numbers if a is not None and a.shape == (shape[1],)]
+    arrays = [a for a in numbers if a is not None and a.shape == (shape[1],)]
     if len(arrays) != 4:
         return None
     gamma, beta, mean, variance = arrays
-    spread = variance + native.get("epsilon", 1e-5)
-    if np.any(spread <= 0):
-        return None
-    scale = gamma / np.sqrt(spread)
-    return one(native, Affine(scale, beta - mean * scale))
+    return one(native, batch_norm(native.name, mean, variance, native.get("epsilon", 1e-5), gamma, beta))
 
 
 def _same_shape(shapes: Sequence[Shape | None]) -> bool:

@@ -119,6 +119,8 @@ class _Builder:
             return None
         try:
             matches = reader(view, native)
+        except FormatError:
+            raise  # numbers that mean nothing
         except (AlgebraError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             return None  # attributes of a wrong kind or length: carried through, and onnxruntime says what is wrong
         read = {name for match in matches or () for name in match.inputs}

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv, ConvTranspose
+from decascade.formats.batch_norm import batch_norm as normalisation
 from decascade.formats.torch.common import load, to_numpy
 from decascade.formats.torch.values import Sizes, Values, evaluate, trials
 from decascade.ir.graph import Shape
-from decascade.ir.ops import Activation, Add, Affine, Concat, Dense, Identity, Op, Pad, Select, Upsample
+from decascade.ir.ops import Activation, Add, Concat, Dense, Identity, Op, Pad, Select, Upsample
 
 Reading = tuple[Op, tuple[Any, ...]]
 """An operation and the fx nodes of its inputs."""
@@ -26,10 +27,11 @@ Reading = tuple[Op, tuple[Any, ...]]
 
 @dataclass
 class Context:
-    """What a reader may ask: constants, shapes."""
+    """What a reader may ask: constants, shapes.  `layer`: the name of what is read, for messages."""
 
     values: Values
     shape: Callable[[Any], Shape | None]
+    layer: str
 
     def array(self, value: Any) -> NDArray[Any] | None:
         """A constant floating tensor as an array, None for None.
@@ -174,14 +176,15 @@ def batch_norm(
     eps: float = 1e-5,
     cudnn: bool = False,
 ) -> Reading | None:
-    """In the order of aten; the normalisation with stored statistics, in float64."""
+    """In the order of aten; the normalisation with stored statistics, in float64.
+
+    Raises:
+        FormatError: statistics that no output can be computed from.
+    """
     mu, var = ctx.array(mean), ctx.array(variance)
     if training or mu is None or var is None or ctx.rank(x) == 1:
         return None
-    w, b = ctx.array(weight), ctx.array(bias)
-    scale = (1.0 if w is None else w.astype(np.float64)) / np.sqrt(var.astype(np.float64) + eps)
-    shift = (0.0 if b is None else b.astype(np.float64)) - mu.astype(np.float64) * scale
-    return Affine(scale, shift), (x,)
+    return normalisation(ctx.layer, mu, var, eps, ctx.array(weight), ctx.array(bias)), (x,)
 
 
 def functional_batch_norm(

@@ -160,7 +160,7 @@ def _alike(op: Op, other: Op) -> bool:
 
 def _understood(node: Any, reader: Reader, shape: Callable[[Any], Shape | None]) -> Steps | None:
     """What a call means, alone or together with those before it."""
-    reading = read_call(node, Context(reader.values, shape))
+    reading = read_call(node, Context(reader.values, shape, str(node.target) if node.op == "call_module" else node.name))
     if reading is not None:
         return (reading[0],), reading[1]
     moved = read_layout(node, reader.values, shape, reader.found.__contains__)

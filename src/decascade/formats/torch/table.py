@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from typing import Any
 
-from decascade.errors import AlgebraError
+from decascade.errors import AlgebraError, FormatError
 from decascade.formats.torch import ops, pools
 from decascade.formats.torch.common import load
 from decascade.formats.torch.modules import module_call
@@ -153,9 +152,13 @@ def _read(name: str, ctx: Context, args: Any, kwargs: Any) -> Reading | None:
 def _guarded(reader: Reader, ctx: Context, args: Any, kwargs: Any) -> Reading | None:
     """The reader's answer; a form it does not take (an odd argument, a weight that is computed) is not understood."""
     named: dict[str, Any] = {_RENAMED.get(str(key), str(key)): value for key, value in kwargs.items()}
-    found: Reading | None = None
-    with load().no_grad(), suppress(TypeError, ValueError, NotConstantError, AlgebraError, AttributeError):
-        found = reader(ctx, *map(ctx.number, args), **{key: ctx.number(value) for key, value in named.items()})
+    try:
+        with load().no_grad():
+            found = reader(ctx, *map(ctx.number, args), **{key: ctx.number(value) for key, value in named.items()})
+    except FormatError:
+        raise  # numbers that mean nothing
+    except (TypeError, ValueError, NotConstantError, AlgebraError, AttributeError):
+        return None
     return found if found is not None and all(ctx.values.is_tensor(source) for source in found[1]) else None
 
 
