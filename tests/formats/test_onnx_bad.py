@@ -347,8 +347,8 @@ def test_running_without_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ImportError(name)
         return actual(name)
 
-    monkeypatch.setattr(onnx_run, "import_module", without)
-    with pytest.raises(FormatError, match="running an ONNX model needs onnxruntime: pip install onnxruntime"):
+    monkeypatch.setattr("decascade.frameworks.import_module", without)
+    with pytest.raises(FormatError, match=r'running an ONNX model needs onnxruntime, which .*: pip install "decascade.run."'):
         FORMAT.run(good(), sample(good()))
 
 

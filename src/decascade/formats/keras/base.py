@@ -5,14 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from decascade.errors import FormatError
-from decascade.frameworks import keep_triton_out
+from decascade.frameworks import keep_triton_out, needed
 from decascade.ir.graph import Dim, Shape
 from decascade.ir.names import Names
 
@@ -24,12 +23,10 @@ def keras() -> Any:
     """The keras package, imported on first use.
 
     Raises:
-        FormatError: it is not installed, or too old.
+        FormatError: it is too old.
+        MissingPackageError: it is not installed.
     """
-    try:
-        module: Any = import_module("keras")
-    except ImportError as error:
-        raise FormatError(f"Keras models need the keras package ({error}): pip install 'decascade[keras]'") from None
+    module = needed("keras", "a Keras model")
     keep_triton_out()  # with its TensorFlow backend, TensorFlow is there now
     if int(str(module.__version__).split(".")[0]) < 3:
         raise FormatError(f"keras {module.__version__} is installed, decascade needs keras 3: pip install 'keras>=3.3'")
