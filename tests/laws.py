@@ -210,7 +210,8 @@ def assert_rows_are_true(old: Graph, new: Graph, rows: tuple[Cascade, ...], targ
         model = target_named(target)
         assert row.before == model.segment_cost(gone, sized(old).tensors)
         assert row.after == model.segment_cost(new_nodes, sized(new).tensors)
-        assert stored(new_nodes) <= cap * stored(gone)
+        if row.exit:  # a merge; what values make of a sum, say a shift, may store something where nothing was stored
+            assert stored(new_nodes) <= cap * stored(gone)
 
 
 def stored(nodes: list[Node]) -> int:

@@ -20,6 +20,7 @@ from decascade.api.compress_report import memory_note
 from decascade.checking.models import Subject
 from decascade.cli import run
 from decascade.cli.quantities import numbers, seconds, value
+from decascade.compression.deadline import Deadline
 from decascade.compression.distill.train import DistillOptions
 from decascade.compression.plan.choice import Plan
 from decascade.cost.layers import layer_text
@@ -500,3 +501,28 @@ def test_data_of_another_scale_are_told_before_the_work(tmp_path: Path, capsys: 
         assert err.count("\n") == (name == "wrong"), err
         assert (words in err) == err.startswith("decascade: warning: the data (") == (name == "wrong")
         assert any(words in note for note in json.loads(report.read_text())["notes"]) == (name == "wrong")
+
+
+def test_a_time_limit_keeps_time_for_what_comes_after_the_fits() -> None:
+    now = [110.0]
+    whole = Deadline(160.0, lambda: now[0])  # 60 s, of which 10 are over
+    last = attempts.end_of_work(60.0, whole)
+    assert last.end == 160.0 - attempts.AFTER * 10 - attempts.LAST
+    now[0] = 157.0
+    words = ("the time limit is too short: 57 s went into starting and reading on this machine, as busy as it is, and to check"
+             " and write a result takes about 16 s more: give at least 147 s")
+    with pytest.raises(UsageError, match=f"^{words}$"):
+        attempts.end_of_work(60.0, whole)
+    assert attempts.end_of_work(1.0, Deadline(101.0, lambda: 100.0)).end == 101.0 - attempts.SMALL
+
+
+def test_a_command_without_time_for_a_result_ends_at_once_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = list[str]()
+    monkeypatch.setattr("decascade.api.compressing.prepared", lambda *_, **__: begun.append("prepared"))
+    folder = tmp_path / "run"
+    with pytest.raises(UsageError, match=r"^the time limit is too short: 0 s went into starting and reading"):
+        dc.compress(ONNX, pictures(ONNX, 64), speedup=1.5, time_limit=1e-6, run=folder)
+    assert begun == []
+    assert not folder.exists()

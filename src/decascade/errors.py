@@ -40,6 +40,10 @@ class UsageError(DecascadeError, ValueError):
     """An option or argument out of its domain."""
 
 
+class MissingPackageError(FormatError, UsageError):
+    """A package of an extra that is not installed, or cannot be imported."""
+
+
 class DataWarning(UserWarning):
     """The data do not look like what the model was trained on: another scale, labels of other classes."""
 

@@ -103,8 +103,18 @@ def test_without_the_framework_float64_judges(layers: tuple[Conv, Conv], rng: np
     facts = compare(a, b, plan(a, Range(), rng), rng)
     assert facts.same
     assert facts.by == "float64"
-    assert facts.notes == ("runner is not installed: only the float64 interpreter was asked",)
+    assert facts.notes == ("runner is not installed",)
+    assert facts.unrun == "runner is not installed"
     assert facts.original_fp32_error is None
+
+
+def test_a_refusal_by_the_framework_is_said(layers: tuple[Conv, Conv], rng: np.random.Generator) -> None:
+    form = replace(InNumpy(RuntimeError("no kernel: for Odd")), name="keras")
+    a, b = model(*layers, form=form), model(stored(compose(layers[1], layers[0])), form=form)
+    facts = compare(a, b, plan(a, Range(), rng), rng)
+    assert facts.unrun == "Keras refused the model: no kernel: for Odd"
+    assert facts.where == "in float64 (Keras refused the model: no kernel: for Odd)"
+    assert facts.where_in_short == "in float64 (Keras refused the model)"
 
 
 def test_without_float64_the_framework_judges(layers: tuple[Conv, Conv], rng: np.random.Generator) -> None:
@@ -124,7 +134,7 @@ def test_without_float64_the_framework_judges(layers: tuple[Conv, Conv], rng: np
 
 def test_neither_can_run(layers: tuple[Conv, Conv], rng: np.random.Generator) -> None:
     a = model(*layers, Foreign("Odd"), form=InNumpy(RuntimeError("no kernel for Odd\nstack")))
-    with pytest.raises(UsageError, match=r"nor in NumPy.*numpy32 cannot run the model: no kernel for Odd$"):
+    with pytest.raises(UsageError, match=r"nor in NumPy.*numpy32 refused the model: no kernel for Odd$"):
         plan(a, Range(), rng)
 
 

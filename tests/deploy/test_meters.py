@@ -189,17 +189,17 @@ def test_names_that_are_none(name: str, words: str) -> None:
 
 
 MISSING = {
-    "onnxruntime": ("onnxruntime", "--target onnxruntime needs onnxruntime, which cannot be imported .*pip install onnx"),
-    "litert": ("tensorflow", "--target litert needs tensorflow-cpu, which cannot be imported"),
+    "onnxruntime": ("onnxruntime", '--target onnxruntime needs onnxruntime, which cannot be imported .*"decascade.run."'),
+    "litert": ("tensorflow", "--target litert needs TensorFlow, which cannot be imported"),
     "litert:float": ("ai_edge_litert.interpreter", "--target litert:float needs ai-edge-litert, which cannot be imported"),
-    "tflm": ("tflite_micro", "--target tflm needs tflite-micro, which cannot be imported .*pip install --pre tflite-micro"),
+    "tflm": ("tflite_micro", '--target tflm needs tflite-micro, which cannot be imported .*: pip install "decascade.device."'),
     "cortex-m": ("emx_onnx_cgen", "--target cortex-m needs emx-onnx-cgen, which cannot be imported"),
 }
 
 
 @pytest.mark.parametrize("name", MISSING)
 def test_missing_tools_are_named_with_how_to_get_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import decascade.deploy.tools as module
+    import decascade.frameworks as module
 
     absent, words = MISSING[name]
     real = module.import_module

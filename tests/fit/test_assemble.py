@@ -109,6 +109,28 @@ def test_later_students_make_up_for_earlier_ones():
     assert errors[0] < errors[1]
 
 
+def test_when_it_is_late_what_is_known_is_not_fitted_again():
+    graph = NETS["vectors"]()
+    x, given = samples_for(graph, 200), list[int]()
+    site = next(s for s in (students.site_of(graph, s) for s in candidates.find_segments(graph, 1)) if s is not None)
+    chosen = [candidates.Candidate(students.OneConv(site, next(site.windows())), 0.0, 1.0)]
+    moments = gathered(graph, x, chosen[0].student.requests())
+    known = list(candidates.fit_all(chosen, moments))
+
+    class Watched:
+        def __iter__(self) -> Any:
+            given.append(1)
+            return iter(batches(x, 50))
+
+    for late, some, passes in ((True, known, 0), (False, known, 1), (True, [], 1)):
+        given.clear()
+        made = assemble.assemble(graph, chosen, Watched(), len(x), 0, lambda *_: None, some, lambda late=late: late)
+        assert len(given) == passes
+        assert len(made.nodes) == len(graph.nodes)
+        if not passes:
+            assert same_bits(made, assemble.put_in(graph, known[0]))
+
+
 def test_what_a_student_explains_wholly_changes_nothing():
     net = Net((3, 8, 8), "float64")
     first, bias = net.weights(8, 3, 3, 3), net.vector(8)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from decascade.compression.segments import Segment
 from decascade.cost import target_named
 from decascade.errors import UsageError
+from decascade.ir.names import Names
 from fit.sites import NETS, gathered, samples_for
 from laws import Net
 
@@ -36,7 +37,7 @@ def test_candidates_save_what_they_say():
     for candidate in found():
         segment = set(candidate.student.site.segment.nodes)
         rest = [n for n in graph.nodes if n.name not in segment]
-        nodes, tensors = students.written(candidate.student, candidate.student.blank(), "s")
+        nodes, tensors = students.written(candidate.student, candidate.student.blank(), "s", Names.of(graph))
         after = MACS.graph_cost(graph.with_nodes([*rest, *nodes], tensors)).value
         assert whole - after == candidate.saving > candidates.LEAST * whole
 

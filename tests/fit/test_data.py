@@ -469,11 +469,11 @@ def test_images(tmp_path: Path) -> None:
 
 
 def test_images_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = import_module("decascade.compression.data.files")
     (tmp_path / "a.png").write_bytes(b"")
 
     def missing(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr(files, "import_module", missing)
-    assert bad(tmp_path) == "a folder of images needs Pillow to be read: pip install pillow"
+    monkeypatch.setattr("decascade.frameworks.import_module", missing)
+    assert bad(tmp_path).startswith("reading a folder of images needs Pillow, which cannot be imported (")
+    assert bad(tmp_path).endswith('): pip install "decascade[torch]"')

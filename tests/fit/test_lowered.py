@@ -337,11 +337,12 @@ def test_torch_that_is_missing(monkeypatch):
         raise ImportError("no module named torch")
 
     ops.load_torch.cache_clear()
-    monkeypatch.setattr(ops, "import_module", missing)
+    monkeypatch.setattr("decascade.frameworks.import_module", missing)
     try:
         with pytest.raises(UsageError) as error:
             Lowered(chain(Activation("relu")))
-        assert str(error.value) == "training needs PyTorch, which cannot be imported (no module named torch): pip install torch"
+        assert str(error.value) == (
+            'training needs PyTorch, which cannot be imported (no module named torch): pip install "decascade[torch]"')
     finally:
         ops.load_torch.cache_clear()
 

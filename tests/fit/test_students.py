@@ -14,6 +14,7 @@ from decascade.cost import TARGETS, target_named
 from decascade.ir.check import check
 from decascade.ir.graph import Graph
 from decascade.ir.interpret import run
+from decascade.ir.names import Names
 from fit.sites import NETS, gathered, held, samples_for, unexplained
 
 candidates = import_module("decascade.compression.plan.candidates")
@@ -33,7 +34,7 @@ def offered(graph: Graph, span: int = 4) -> Iterator:
 def alone(student, ops) -> Graph:
     """The student's operations as a graph from its segment's entry to its exit."""
     segment = student.site.segment
-    nodes, tensors = students.written(student, ops, "student")
+    nodes, tensors = students.written(student, ops, "student", Names.of(student.site.graph))
     entry = replace(student.site.graph, inputs=(segment.entry,), outputs=(segment.exit,), nodes=())
     return entry.with_nodes(nodes, tensors)
 

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from decascade.cost import target_named
+from decascade.errors import UsageError
 from decascade.ir.graph import Graph
 from fit.sites import NETS, batches, samples_for
 
 pytest.importorskip("torch")
 candidates = import_module("decascade.compression.plan.candidates")
+deadline = import_module("decascade.compression.deadline")
 divergence = import_module("decascade.compression.divergence")
 module = import_module("decascade.compression.plan.survey")
 
@@ -67,3 +69,83 @@ def test_a_limit_that_suffices_changes_nothing():
     free, limited = (surveyed(graph, Samples(graph, 128), seconds) for seconds in (None, 1e6))
     assert limited.notes == ()
     assert limited.sensitivities == free.sensitivities
+
+
+class Slow:
+    """A clock on which a sample takes `pace` seconds for every request that is collected on it, and nothing else does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, pace: float) -> None:
+        self.now, collect = 0.0, module.collect
+
+        def slowly(run: Any, some: Any, requests: Any, *more: Any) -> Any:
+            each = pace * len(set(requests := list(requests)))
+
+            def passing() -> Iterator[Any]:
+                for batch in some:
+                    yield batch
+                    self.now += each * len(batch["x"])
+
+            return collect(run, passing(), requests, *more)
+
+        monkeypatch.setattr(module, "collect", slowly)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def by(last: float, clock: Slow, samples: int = 1024, seconds: float | None = 0.0) -> Any:
+    """A survey that is to be over at `last`."""
+    graph, target = NETS["vectors"](), target_named("macs")
+    before, outputs = target.graph_cost(graph).value, divergence.outputs_of(graph)
+    until = deadline.Deadline(last, clock)
+    return module.survey(graph, target, before, Samples(graph, samples), outputs, 2, 0, lambda *_: None, seconds, until)
+
+
+@pytest.mark.parametrize(("last", "pace"), [
+    (5.0, 0.001), (12.0, 0.001), (40.0, 0.001), (200.0, 0.001), (20.0, 0.003), (80.0, 0.003), (60.0, 0.01), (200.0, 0.01),
+])
+def test_a_survey_is_over_in_time_with_what_there_was_time_for(
+    last: float, pace: float, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Slow(monkeypatch, pace)
+    found = by(last, clock)
+    assert 0 < clock.now <= last
+    assert len(found.fitted) == len(found.sensitivities) > 0
+    assert found.most > 1
+
+
+def test_more_time_leaves_out_fewer_students_and_enough_time_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [by(last, Slow(monkeypatch, 0.002), seconds=0.3 * last) for last in (8.0, 15.0, 1e9)]
+    count = [len(found.choices()) for found in made]
+    assert count == sorted(count), count
+    assert [found.cut for found in made] == [True, False, False]
+    free = surveyed(NETS["vectors"](), Samples(NETS["vectors"](), 1024), None)
+    assert made[-1].choices() == free.choices()
+    with pytest.raises(UsageError, match=r"^budget .* is out of reach: .*, or give more time: the time limit left .* out$"):
+        made[0].plan(1e-3)
+    with pytest.raises(UsageError, match=r"ask for less$"):
+        made[-1].plan(1e-3)
+
+
+def test_a_limit_below_the_smallest_fit_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Slow(monkeypatch, 0.03)
+    words = r"^the time limit is too short: the \d+ smallest of the fits alone take .* s are left: give at least \d+ s more$"
+    with pytest.raises(UsageError, match=words):
+        by(1.0, clock)
+
+
+def test_a_candidate_without_a_sensitivity_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = by(1e9, Slow(monkeypatch, 0.0))
+    clock, measured = Slow(monkeypatch, 0.0), module.sensitivities
+
+    def late(*given: Any) -> Any:
+        clock.now = 2e9
+        return measured(*given)
+
+    monkeypatch.setattr(module, "sensitivities", late)
+    found = by(1e9, clock)
+    assert len(found.fitted) == 1
+    assert found.fitted[0].candidate.student.label == whole.fitted[0].candidate.student.label
+    assert found.cut
+    told = f"the sensitivity of 1 of {len(whole.fitted)} fitted students; the others are left out"
+    assert found.notes[-1] == f"the time limit left time to measure {told}"

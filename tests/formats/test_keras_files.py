@@ -569,3 +569,14 @@ def test_written_files_need_no_decascade(tmp_path: Path) -> None:
     command = [sys.executable, "-I", "-W", "ignore", "-c", ALONE, str(tmp_path / "data.npz"), *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stdout.strip().endswith("same"), done.stderr[-2000:]
+
+
+def test_operations_in_an_hdf5_file(tmp_path: Path) -> None:
+    """`x + y` and `x * 2` are stored as "Add" and "Multiply", without a module: not the layers of these names."""
+    entry = keras.Input((6, 6, 2))
+    x = L.Conv2D(2, 1)(entry)
+    model = randomized(keras.Model(entry, (x + entry) * 2.0 + L.Add()([x, entry])))
+    model.save(tmp_path / "m.h5")
+    read = FORMAT.read(tmp_path / "m.h5").native
+    given = sample(FORMAT.read(model))
+    np.testing.assert_array_equal(*(next(iter(FORMAT.run(m, given).values())) for m in (model, read)))

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import decascade
 from decascade.algebra.compose import compose
 from decascade.algebra.conv import Conv
 from decascade.formats.base import Document
 from decascade.formats.keras.format import FORMAT
 from decascade.ir.check import check
 from decascade.ir.ops import Foreign
-from formats.keras_cases import by_interpreter, close, op, sample, swapped, writes
+from formats.keras_cases import L, by_interpreter, close, keras, op, sample, swapped, writes
 
 MODELS = Path(__file__).resolve().parents[2].parent / "shared" / "models"
 NAMES = (
@@ -61,3 +62,18 @@ def test_a_real_linear_pair() -> None:
     before, after = FORMAT.run(document.native, inputs), FORMAT.run(model, inputs)
     np.testing.assert_allclose(after["dense"], before["dense"], rtol=1e-5, atol=1e-6)
     assert len(model.layers) == len(document.native.layers) - 1
+
+
+@pytest.mark.parametrize("policy", ["float64", "bfloat16", "mixed_bfloat16", "mixed_float16"])
+def test_types_of_numbers(policy: str) -> None:
+    """Outputs are compared in the type that they have; a float64 Rescaling has the numbers that the backend gives it."""
+    entry = keras.Input((9, 8, 3), dtype="float64" if policy == "float64" else None)
+    x = L.Rescaling(1 / 3, 0.1, dtype=policy)(entry)
+    net = keras.Model(entry, L.Conv2D(4, 3, dtype=policy)(L.Conv2D(32, 1, dtype=policy)(x)))
+    found = decascade.merge(net)
+    assert any(c.decision == "merged" for c in found.report.cascades)
+    assert found.report.verification is not None
+    assert found.report.verification.same
+    assert decascade.verify(net, net).same
+    if policy == "float64":
+        assert decascade.verify(net, found.model).max_abs < 1e-13

@@ -1,4 +1,4 @@
-"""What an ONNX file may state and ask for: sizes, element types, opsets, constants that grow, calls; one line each, at once."""
+"""What an ONNX file may state and ask for: sizes, element types, opsets, calls; one line each, at once."""
 
 from __future__ import annotations
 
@@ -118,3 +118,113 @@ def test_a_model_of_other_operators_needs_no_opset() -> None:
     proto.graph.node[0].domain = "own"
     proto.opset_import[0].domain = "own"
     assert ops(FORMAT.read(proto)) == ["[own::Relu]"]
+
+
+def tensor_cases() -> dict[str, tuple[Any, str]]:
+    def initializer(**fields: Any) -> Any:
+        proto = good()
+        tensor = proto.graph.initializer[0]
+        tensor.Clear()
+        tensor.MergeFrom(TensorProto(**{"name": "a", "data_type": FLOAT, "dims": [40, 3, 1, 1], **fields}))
+        return proto
+
+    def constant(**fields: Any) -> Any:
+        proto = good()
+        value = TensorProto(**{"data_type": FLOAT, "dims": [2], **fields})
+        proto.graph.node.append(N("Constant", [], ["c"], value=value))
+        return proto
+
+    strings = [b"w"] * 120
+    return {
+        "raw too short": (initializer(raw_data=bytes(479)), "initializer a holds 479 bytes, its shape (40, 3, 1, 1) needs 480"),
+        "raw too long": (initializer(raw_data=bytes(484)), "initializer a holds 484 bytes, its shape (40, 3, 1, 1) needs 480"),
+        "raw of another type": (
+            initializer(raw_data=bytes(480), data_type=TensorProto.DOUBLE),
+            "initializer a holds 480 bytes, its shape (40, 3, 1, 1) needs 960: the file is damaged",
+        ),
+        "raw of bfloat16": (
+            initializer(raw_data=bytes(239), data_type=TensorProto.BFLOAT16),
+            "initializer a does not hold the data of its shape (40, 3, 1, 1): the file is damaged",
+        ),
+        "numbers too few": (initializer(float_data=[1.0] * 119), "initializer a does not hold the data of its shape"),
+        "numbers too many": (initializer(float_data=[1.0] * 121), "initializer a does not hold the data of its shape"),
+        "numbers of another field": (initializer(int64_data=[1] * 120), "initializer a does not hold the data of its shape"),
+        "no data": (initializer(), "initializer a does not hold the data of its shape (40, 3, 1, 1): the file is damaged"),
+        "two fields": (
+            initializer(raw_data=bytes(480), float_data=[1.0] * 120),
+            "initializer a has data in raw_data and in float_data, and nothing says which counts: the file is damaged",
+        ),
+        "size below 0": (initializer(dims=[40, -3, -1, 1], raw_data=bytes(480)), "initializer a has the size -3: the file"),
+        "huge size": (
+            initializer(dims=[2**62, 1, 1, 1], raw_data=bytes(480)),
+            f"initializer a has {2**62} × 1 × 1 × 1 elements",
+        ),
+        "no type": (
+            initializer(data_type=0, raw_data=bytes(480)),
+            "initializer a has no element type: the file is damaged",
+        ),
+        "unknown type": (
+            initializer(data_type=99, raw_data=bytes(480)),
+            "initializer a has element type 99, which the installed",
+        ),
+        "strings": (
+            initializer(data_type=TensorProto.STRING, string_data=strings),
+            "node Conv_0 (Conv) reads a, which holds strings: it takes numbers",
+        ),
+        "strings too few": (
+            initializer(data_type=TensorProto.STRING, string_data=strings[1:]),
+            "initializer a holds 119 strings, its shape (40, 3, 1, 1) needs 120: the file is damaged",
+        ),
+        "constant": (
+            constant(raw_data=bytes(7)),
+            "constant (no name) holds 7 bytes, its shape (2,) needs 8: the file is damaged",
+        ),
+        "constant of no known type": (constant(data_type=77, raw_data=bytes(8)), "constant (no name) has element type 77"),
+    }
+
+
+TENSORS = tensor_cases()
+
+
+@pytest.mark.parametrize("case", TENSORS)
+def test_tensors_that_are_not_what_their_headers_say(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proto, words = TENSORS[case]
+    refused(proto, words, tmp_path, capsys, LimitExceededError if case == "huge size" else FormatError)
+
+
+def functions(*bodies: list[str]) -> Any:
+    """Functions f0, f1, …, each a chain of calls of the names given; the model calls f0."""
+    proto = model([N("Relu", ["x"], ["y"])], ("N", 3))
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    proto.graph.node.insert(0, N("f0", ["x"], ["z"], domain="own"))
+    proto.graph.node[1].input[0] = "z"
+    for k, names in enumerate(bodies):
+        nodes = [N(n, [f"v{i}"], [f"v{i + 1}"], domain="" if n == "Relu" else "own") for i, n in enumerate(names)]
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+        proto.functions.append(helper.make_function("own", f"f{k}", ["v0"], [f"v{len(names)}"], nodes, opsets))
+    return proto
+
+
+CALLS: dict[str, tuple[Any, str]] = {
+    "exponential": (
+        functions(*([f"f{k + 1}"] * 2 for k in range(30)), ["Relu"]),
+        "local function own::f12 has 262,144 operations with its local functions expanded, 200,000 are the limit: split it",
+    ),
+    "itself": (functions(["Relu", "f0"]), "local function own::f0 calls itself: no such model can be run; the file is damaged"),
+    "itself by others": (functions(["f1"], ["f2"], ["f0"]), "local function own::f0 calls itself: no such model can be run"),
+    "deep": (
+        functions(*([f"f{k + 1}"] for k in range(2000)), ["Relu"]),
+        "local function own::f64 has calls of local functions more than 64 deep, which is the limit: inline them",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_functions_that_call_each_other(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proto, words = CALLS[case]
+    kind = FormatError if "itself" in case else LimitExceededError
+    refused(proto, words, tmp_path, capsys, kind)
+
+
+def test_functions_that_may_be_called() -> None:
+    assert ops(FORMAT.read(functions(*([f"f{k + 1}"] * 2 for k in range(10)), ["Relu"]))) == ["[own::f0]", "Activation"]

@@ -13,6 +13,7 @@ from decascade.algebra.border import find_border
 from decascade.algebra.program import Program
 from decascade.errors import GraphError
 from decascade.ir.graph import Graph
+from decascade.ir.names import Names
 from decascade.ir.ops import BiasMap, Slice
 from decascade.ir.shapes import infer_graph
 from decascade.regions.anysize import right_at_any_size
@@ -39,7 +40,7 @@ def test_random_regions_at_other_sizes(graph, data):
     assume(graph.spatial("x") and not any(isinstance(n.op, (Slice, BiasMap)) for n in graph.nodes))
     border = find_border(program)
     form = data.draw(st.sampled_from(FORMS[border.kind]))
-    builder = Builder(graph, "x", "y", "new")
+    builder = Builder(graph, "x", "y", "new", Names.of(graph))
     assume(write_form(form, Composed(border), builder))
     assume(right_at_any_size(form, program, builder.nodes))
     new = graph.with_nodes(builder.nodes, builder.tensors)

@@ -14,6 +14,7 @@ from decascade.algebra.program import Program
 from decascade.cost import target_named
 from decascade.cost.count import parameters
 from decascade.ir.graph import Graph
+from decascade.ir.names import Names
 from decascade.ir.ops import Add, Affine, BiasMap, Concat, Dense, Flatten, Op, Pad, Slice, Upsample
 from decascade.regions.candidates import FORMS
 from decascade.regions.forms import Builder, write_form
@@ -288,7 +289,7 @@ def test_a_strip_that_only_meets_the_padding_answers_its_bias():
     net = Net((2, 6, 1))
     graph = net.graph(net.conv(net.conv("x", 2, (3, 1), pad=(1, 0), name="a"), 2, (3, 2), pad=[(1, 1), (2, -1)], name="y"))
     border = find_border(lowered(graph))
-    builder = Builder(graph, "x", "y", "new")
+    builder = Builder(graph, "x", "y", "new", Names.of(graph))
     assert write_form("strips", Composed(border), builder)
     assert_same(graph, graph.with_nodes(builder.nodes, builder.tensors), inputs_for(graph))
 
@@ -311,7 +312,7 @@ def stored(builder: Builder) -> int:
 def test_every_form_of_a_region_is_exact_and_stores_no_more_than_was_costed(graph, data):
     border = find_border(lowered(graph))
     form = data.draw(st.sampled_from(FORMS[border.kind]))
-    real, sketch = Builder(graph, "x", "y", "new"), Builder(graph, "x", "y", "sketch")
+    real, sketch = Builder(graph, "x", "y", "new", Names.of(graph)), Builder(graph, "x", "y", "sketch", Names.of(graph))
     if not write_form(form, Composed(border), real):
         assert form in ("shift", "ones", "strips"), "the other forms are always there where sizes are known"
         return

@@ -72,3 +72,22 @@ def test_functions_of_one_value_on_all_values(kind: str, zero: int) -> None:
         values = np.arange(-128, 128).astype(np.int8).reshape(1, 16, 16, 1)
         graph = build(read_file(data, "net"))
         assert np.array_equal(run(graph, values[0])[graph.outputs[0]].reshape(1, -1), expected(data, values)), (scale, zero)
+
+
+@needs_compiler
+@pytest.mark.parametrize("channels", [1, 4])
+def test_halves_go_away_from_zero_on_both_sides(channels: int, tmp_path: Path) -> None:
+    """A multiplier of exactly 1/8 on all int8 values: every eighth sum is a tie, half of them below zero."""
+    file = FileWriter()
+    x, y = file.map((1, 16, 16, channels), 0.5, 0), file.map((1, 16, 16, channels), 1.0, 0)
+    weights = file.stored(np.ones((1, 1, 1, channels), np.int8), [0.25] * channels, axis=3)
+    file.op("DEPTHWISE_CONV_2D", [x, weights], [y], "DepthwiseConv2DOptions", padding=0, strideH=1, strideW=1,
+            dilationHFactor=1, dilationWFactor=1, depthMultiplier=1, fusedActivationFunction=0)
+    z = file.map((1, 16, 16, 2), 1.0, 0)
+    both = file.stored(np.ones((2, 1, 1, channels), np.int8), [0.125, 0.125])
+    file.op("CONV_2D", [y, both], [z], "Conv2DOptions", padding=0, strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1,
+            fusedActivationFunction=0)
+    data = file.bytes([x], [z])
+    values = np.repeat(np.arange(-128, 128).astype(np.int8).reshape(1, 16, 16, 1), channels, axis=3)
+    whole, _ = outputs(compiled(generate(data, "net"), tmp_path), values)
+    assert np.array_equal(whole, expected(data, values))

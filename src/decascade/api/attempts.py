@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import inf
+from math import ceil, inf
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,12 +20,13 @@ from decascade.checking.models import Subject
 from decascade.checking.samples import from_data
 from decascade.compression.data.batches import Dataset, Scaling, load_dataset
 from decascade.compression.data.scaling import warn_of_range
+from decascade.compression.deadline import Deadline
 from decascade.compression.distill.train import Distilled, DistillOptions, distill
 from decascade.compression.divergence import outputs_of
 from decascade.compression.pipeline import Closeness, Work, closeness, exact_tier
 from decascade.compression.plan.assemble import put_in
 from decascade.compression.plan.budget import largest_speedup
-from decascade.compression.plan.candidates import blank, proposals, replaced
+from decascade.compression.plan.candidates import Fitted, blank, proposals, replaced
 from decascade.compression.plan.choice import Plan
 from decascade.compression.plan.cover import Option, largest_saving
 from decascade.compression.plan.survey import Survey, check_additive
@@ -45,7 +46,12 @@ HELD_OUT = 2000
 ROUNDS = 4
 """Attempts of the search for the largest speedup within a drop."""
 SURVEY = 0.3
-"""Share of a limited time that the survey may take."""
+"""Share of a limited time that the survey may take where students are trained afterwards."""
+SURVEY_ALONE = 0.5
+"""The same where they are not."""
+AFTER = 0.25
+"""What it takes to judge, check and write a result and to end, as a share of what it took to start, read and prepare: 0.2 to
+0.3 of it with Keras models of 20,000 and 80,000 weights, on a machine at hand and on one with a load of 13."""
 FITTING = 0.25
 """Share of what is then left of a limited time that fitting the chosen students again may take."""
 JUDGING = 0.08
@@ -54,6 +60,8 @@ LATER = 1.3
 """How much longer what comes after training may take than it took before, on a machine whose load changes."""
 LAST = 2.0
 """Seconds that are kept for the report, and for the program to end."""
+SMALL = 0.05
+"""Share of a limit that these may take where little time was given."""
 LEAST = 3.0
 """Seconds below which nothing is trained."""
 STEP = 1.15
@@ -190,14 +198,23 @@ def prepared(
 
 
 class Surveyed:
-    """The survey of a job's model, made when it is first asked for.  `end`: when all has to be over, on the counter."""
+    """The survey of a job's model, made when it is first asked for.  `end`: when all has to be over, on the counter; `share`:
+    the part of that time that it may take; `last`: when it has to be over in any case."""
 
-    def __init__(self, job: Job, end: float | None, progress: Progress) -> None:
+    def __init__(
+        self, job: Job, end: float | None, progress: Progress, share: float = SURVEY, last: Deadline | None = None,
+    ) -> None:
         self.job, self.work, self.end, self.progress = job, job.work, end, progress
+        self.part, self.last = share, last
 
     @cached_property
     def survey(self) -> Survey:
-        return self.work.survey(self.progress, None if self.end is None else SURVEY * max(self.end - perf_counter(), 0.0))
+        return self.work.survey(self.progress, _share(self.end, self.part), self.last)
+
+    @property
+    def fits(self) -> Sequence[Fitted]:
+        """What the survey has fitted, if there was one."""
+        return () if self.made is None else self.made.fitted
 
     @property
     def made(self) -> Survey | None:
@@ -250,6 +267,24 @@ class Surveyed:
         return exact_tier(graph, self.work.target)
 
 
+def end_of_work(limit: float, end: Deadline) -> Deadline:
+    """When fits have to be over so that a result can be judged, checked and written before the `end` of a `limit` in seconds,
+    by what it took to get here.
+
+    Raises:
+        UsageError: there is no time for that.
+    """
+    spent = limit - (end.end - end.now())
+    after = AFTER * spent + min(LAST, SMALL * limit)
+    last = end.before(after)
+    if last.over:
+        raise UsageError(
+            f"the time limit is too short: {spent:.0f} s went into starting and reading on this machine, as busy as it is, and"
+            f" to check and write a result takes about {after:.0f} s more: give at least {ceil(2 * (spent + after))} s"
+        )
+    return last
+
+
 def check_reach(job: Job, limits: Sequence[Limit]) -> None:
     """That no limit is below the cheapest that students could make of the model, before any is fitted.
 
@@ -290,11 +325,12 @@ def swept(job: Job, survey: Survey, progress: Progress) -> tuple[FrontPoint, ...
 
 def attempt(
     job: Job, plan: Plan, folder: RunFolder, distilled: bool, end: float | None, progress: Progress,
-    finish: Callable[[Graph], object] = lambda _: None,
+    finish: Callable[[Graph], object] = lambda _: None, known: Sequence[Fitted] = (),
 ) -> Attempt:
     """Carry a plan out.  `end`: when it has to be over, on the performance counter.  `finish`: what will be done with the
-    result; where there is an end it is done once with the student as it was fitted, to know how long it takes here and now."""
-    student = job.work.student(plan, progress, _share(end, FITTING))
+    result; where there is an end it is done once with the student as it was fitted, to know how long it takes here and now.
+    `known`: students that were fitted already, taken as they are where no time is left to fit them again."""
+    student = job.work.student(plan, progress, _share(end, FITTING), known)
     began, judging = perf_counter(), _share(end, JUDGING)
     stages = {"fitted": job.closeness(student, judging)}
     if not distilled or not plan.choices:
@@ -348,7 +384,7 @@ def searched(
             plan = survey.plan(job.work.before / speedup)
             inside.keep(plan)
         share = None if end is None else perf_counter() + (end - perf_counter()) / next(rounds)
-        return attempt(job, plan, inside, distilled, share, progress)
+        return attempt(job, plan, inside, distilled, share, progress, known=survey.fitted)
 
     found = largest_speedup(try_one, lambda a: (a.closeness.drop or 0.0) <= max_drop, min(survey.most, MOST), ROUNDS)
     if found is None:

@@ -9,7 +9,7 @@ from decascade.compression.pipeline import Closeness, Work
 from decascade.compression.plan.choice import Choice, Plan
 from decascade.compression.plan.survey import Survey
 from decascade.cost import Cost, target_named
-from decascade.ir.graph import Graph
+from decascade.ir.graph import Graph, Node
 from decascade.regions.merge import Cascade
 from decascade.report.facts.parts import StudentFacts, WidthPoint
 from decascade.report.facts.report import Measure
@@ -23,14 +23,23 @@ def student_rows(work: Work, plan: Plan, exact: Sequence[Cascade], student: Grap
 def _row(work: Work, choice: Choice, exact: Sequence[Cascade], student: Graph, distilled: bool) -> Cascade:
     removed = _originals(work, choice, exact)
     layers = _layers(work, removed)
-    label = f"{choice.nodes[-1]}_student"
-    added = tuple(n.name for n in student.nodes if n.name.rstrip("'") == label or n.name.startswith((f"{label}/", f"{label}'")))
+    added = tuple(n.name for n in _between(student, choice.entry, choice.exit))
     reason = (
         f"{choice.student}: {choice.error:.1%} of the variance unexplained by the fit, sensitivity {choice.sensitivity:.2g}"
     )
     tier = "distilled" if distilled else "fitted"
     before, after = Cost(choice.before), Cost(choice.cost)
     return Cascade(layers, "merged", tier, reason, "", before, after, choice.entry, choice.exit, removed, added)
+
+
+def _between(graph: Graph, entry: str, end: str) -> list[Node]:
+    """The nodes that compute one tensor from another."""
+    wanted, found = {end}, list[Node]()
+    for node in reversed(graph.nodes):
+        if wanted.intersection(node.outputs) - {entry}:
+            found.append(node)
+            wanted.update(node.inputs)
+    return found[::-1]
 
 
 def _originals(work: Work, choice: Choice, exact: Sequence[Cascade]) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ import numpy as np
 
 from decascade.api.attempts import (
     SPAN,
+    SURVEY,
+    SURVEY_ALONE,
     Attempt,
     Goal,
     Job,
@@ -20,6 +22,7 @@ from decascade.api.attempts import (
     begin,
     check_reach,
     checked_target,
+    end_of_work,
     prepared,
     searched,
     silent,
@@ -37,6 +40,7 @@ from decascade.checking.models import Subject, compare
 from decascade.checking.plan import with_data
 from decascade.checking.samples import from_data
 from decascade.compression.data.batches import Scaling
+from decascade.compression.deadline import Deadline
 from decascade.compression.distill.train import Distilled, DistillOptions
 from decascade.compression.plan.choice import Plan
 from decascade.cost import Target
@@ -106,7 +110,8 @@ def compress(
 
     Raises:
         FormatError: a model that cannot be read.
-        UsageError: an option out of its domain, data that does not fit, a budget out of reach, a run folder of another run.
+        UsageError: an option out of its domain, data that does not fit, a budget out of reach, a run folder of another run,
+            a time limit that does not suffice.
         LimitError: no plan keeps the limits.
         VerificationError: the model as written is not the student that was trained; a bug in decascade.
     """
@@ -117,23 +122,29 @@ def compress(
         raise UsageError("limits and max-drop do not go together: give a speedup (1 for none but the limits) or a budget")
     if time_limit is not None:
         check_seconds("time_limit", time_limit)
+    whole = None if time_limit is None else Deadline(start + time_limit)
     found = checked_target(target, span, seed, told)
     subject = Subject(*read_model(model, input_shape))
     asked = {**goal.asked(), "target": found.name, "loss": loss, "span": span, "seed": seed, "scaling": repr(scaling),
              **_asked(limits), "model_digest": graph_digest(subject.graph), "data_digest": data_digest(data),
              "input_range_digest": option_digest(input_range)}
     with RunFolder.opened(run, asked, remember) as folder:
+        limited = None if whole is None or folder.plan() is not None else partial(end_of_work, whole.end - start, whole)
+        if limited is not None:
+            limited()
         job = prepared(subject, data, target=found, loss=loss, span=span, scaling=scaling, seed=seed, cache=folder.cache,
                        options=training, input_range=input_range, progress=told)
-        end = None if time_limit is None else start + time_limit
+        last = None if limited is None else limited()
+        end = None if whole is None else whole.end
         check_reach(job, limits)
-        surveyed = Surveyed(job, end, told)
+        surveyed = Surveyed(job, end, told, SURVEY if distilled else SURVEY_ALONE, last)
         front = swept(job, surveyed.survey, told) if sweep else ()
         if goal.max_drop is not None:
             done = searched(job, surveyed, goal.max_drop, folder, distilled, told)
         else:
             planned = given or surveyed.planned(goal, folder, limits)
-            done = attempt(job, planned, folder, distilled, end, told, partial(_finished, job, limits, verify, silent))
+            finish = partial(_finished, job, limits, verify, silent)
+            done = attempt(job, planned, folder, distilled, end, told, finish, surveyed.fits)
         native, limits = _finished(job, limits, verify, told, done.graph)
         report = _report(job, done, front, surveyed, start)
         report = replace(report, notes=(*report.notes, *(limit.note(done.graph) for limit in limits)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from math import prod, sqrt
 from typing import Any
@@ -212,7 +212,8 @@ class Plan:
     """What to run the models on, whether their frameworks can, and if not, why.
 
     The float64 interpreter is many times slower than a framework: `oracle` is how many of the batches both models and
-    what rounding does to them are run on, `reference` how many the first model alone.
+    what rounding does to them are run on, `reference` how many the first model alone.  `unrun`: why the framework is not
+    asked.
     """
 
     batches: Sequence[Batch]
@@ -220,6 +221,7 @@ class Plan:
     oracle: int = 1 << 30
     reference: int = 0
     notes: tuple[str, ...] = ()
+    unrun: str = ""
 
 
 def compare(
@@ -247,7 +249,7 @@ def compare(
             widen(tallies.stored, oa.stored, _renamed(ob.stored, outputs))
         if progress is not None:
             progress("verifying", (done + 1) / len(plan.batches))
-    return tallies.facts(plan.notes)
+    return replace(tallies.facts(plan.notes), unrun="" if plan.framework else plan.unrun)
 
 
 def _second(subject: Subject, batch: Batch) -> Outputs:

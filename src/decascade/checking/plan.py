@@ -63,7 +63,7 @@ def plan(subject: Subject, limits: Ranges, rng: np.random.Generator, changed: bo
             extra = batches(graph, LEAST, limits, rng, ODD) if open_sizes(graph) else []
             taken = [*found, *(b for b in extra if _runs(subject, b)[0] or (not framework and subject.interpretable))]
             oracle, reference = _float64(taken, macs, framework) if changed or not framework else (0, 0)
-            return Plan(taken, framework, oracle, reference, (note,) if note else ())
+            return Plan(taken, framework, oracle, reference, (note,) if note else (), note)
         problems.append(note)
     raise UsageError(f"the model runs neither in its framework nor in NumPy, so nothing can be verified: {problems[-1]}")
 
@@ -77,7 +77,7 @@ def with_data(subject: Subject, found: list[Batch]) -> Plan:
     framework, note = _runs(subject, found[0])
     if not framework and not subject.interpretable:
         raise UsageError(f"the model does not run on the data: {note}")
-    return Plan(found, framework, *_float64(found, work(subject), framework), (note,) if note else ())
+    return Plan(found, framework, *_float64(found, work(subject), framework), (note,) if note else (), note)
 
 
 def _float64(found: Sequence[Batch], macs: float, framework: bool) -> tuple[int, int]:
@@ -92,10 +92,15 @@ def _runs(subject: Subject, batch: Batch) -> tuple[bool, str]:
     try:
         subject.framework(batch)
     except ImportError as error:
-        return False, f"{error.name or subject.format.name} is not installed: only the float64 interpreter was asked"
+        return False, f"{error.name or _engine(subject)} is not installed"
     except DecascadeError as error:
-        return False, f"not run in its framework: {error}"
+        return False, f"{_engine(subject)} was not asked: {error}"
     except Exception as error:  # frameworks raise what they like on a size or an operation that they cannot run
         words = str(error).strip().splitlines() or [type(error).__name__]
-        return False, f"{subject.format.name} cannot run the model: {words[0][:160]}"
+        return False, f"{_engine(subject)} refused the model: {words[0][:160]}"
     return True, ""
+
+
+def _engine(subject: Subject) -> str:
+    """What runs models of a format, by the name that its users know."""
+    return {"keras": "Keras", "torch": "PyTorch", "onnx": "onnxruntime"}.get(subject.format.name, subject.format.name)

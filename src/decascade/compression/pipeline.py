@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from math import inf
 from time import monotonic
 from typing import Any
 
+from decascade.compression.deadline import Deadline
 from decascade.compression.divergence import Output, divergence
 from decascade.compression.plan.assemble import assemble, runner
-from decascade.compression.plan.candidates import needed
+from decascade.compression.plan.candidates import Fitted, needed
 from decascade.compression.plan.choice import Plan
 from decascade.compression.plan.survey import COLLECTING, Samples, Survey, batch_size, chosen_candidates, survey
 from decascade.compression.torch_graph.graph import Lowered
@@ -40,20 +41,24 @@ class Work:
         """The cost of the original, in the target's unit."""
         return self.target.graph_cost(self.original).value
 
-    def survey(self, progress: Progress, seconds: float | None = None) -> Survey:
+    def survey(self, progress: Progress, seconds: float | None = None, last: Deadline | None = None) -> Survey:
         return survey(
-            self.exact, self.target, self.before, self.samples, self.outputs, self.span, self.seed, progress, seconds
+            self.exact, self.target, self.before, self.samples, self.outputs, self.span, self.seed, progress, seconds, last
         )
 
-    def student(self, plan: Plan, progress: Progress, seconds: float | None = None) -> Graph:
+    def student(
+        self, plan: Plan, progress: Progress, seconds: float | None = None, known: Sequence[Fitted] = (),
+    ) -> Graph:
         """The plan's students put in and fitted, and what the exact tier makes of the result.  Where `seconds` do not suffice,
-        fits rest on fewer samples."""
+        fits rest on fewer samples, and those that are `known` are then not made again."""
         chosen = chosen_candidates(self.exact, plan)
         size = batch_size(self.exact, self.samples.count)
-        batches = Again(self.samples, size)
+        batches, end = Again(self.samples, size), Deadline()
         if seconds is not None:
-            batches = Paced(self.samples, size, needed(chosen), monotonic() + seconds, len(chosen))
-        return exact_tier(assemble(self.exact, chosen, batches, self.samples.count, self.seed, progress), self.target)
+            end = Deadline(monotonic() + seconds, monotonic)
+            batches = Paced(self.samples, size, needed(chosen), end.end, len(chosen))
+        made = assemble(self.exact, chosen, batches, self.samples.count, self.seed, progress, known, lambda: end.over)
+        return exact_tier(made, self.target)
 
 
 def exact_tier(graph: Graph, target: Target) -> Graph:

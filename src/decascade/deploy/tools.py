@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from shutil import which
 from typing import Any
 
 from decascade.errors import UsageError
+from decascade.frameworks import needed
 
 PACKAGES = {
     "tensorflow": ("tensorflow-cpu", "tensorflow"),
@@ -27,18 +27,11 @@ def module(name: str, use: str) -> Any:
     """A module of `PACKAGES`, imported.
 
     Raises:
-        UsageError: it cannot be imported; says what it is for and how it is installed.
+        MissingPackageError: it cannot be imported; says what it is for and how it is installed.
     """
     if name == "tensorflow":
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        return import_module(name)
-    except ImportError as error:
-        package = PACKAGES[name][0]
-        flag = "--pre " if package == "tflite-micro" else ""
-        raise UsageError(
-            f"{use} needs {package}, which cannot be imported ({error}): pip install {flag}{package}, or decascade[device]"
-        ) from None
+    return needed(name, use)
 
 
 def program(name: str, use: str) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from decascade.ir.graph import Graph
@@ -72,8 +71,9 @@ class Format(Protocol):
         """Write the native model to exactly this path (the caller makes it a temporary name and renames)."""
         ...
 
-    def run(self, native: Any, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
-        """Outputs of the framework itself, by the graph's output names; arrays in the model's own layout."""
+    def run(self, native: Any, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Outputs of the framework itself, by the graph's output names; arrays in the model's own layout and type, but
+        for bfloat16, which NumPy lacks, as float32."""
         ...
 
     def to_graph(self, document: Document, name: str, array: NDArray[Any]) -> NDArray[Any]:

@@ -49,13 +49,18 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Nodes in topological order.  `tensors` has an entry for every name that a node reads or writes."""
+    """Nodes in topological order.  `tensors` has an entry for every name that a node reads or writes.
+
+    `reserved`: what else the native model gives a name to (weights, nested layers, entries of its outputs); nothing new is
+    called so.
+    """
 
     nodes: tuple[Node, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     tensors: Mapping[str, Tensor]
     name: str = "model"
+    reserved: frozenset[str] = frozenset()
 
     @cached_property
     def producer(self) -> Mapping[str, Node]:

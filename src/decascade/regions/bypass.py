@@ -14,6 +14,7 @@ import numpy as np
 from decascade.algebra.conv import Conv
 from decascade.bounds.certificate import ActivationRecord
 from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.names import Names
 from decascade.ir.ops import Activation, Add
 from decascade.ir.ops.traits import with_channels
 from decascade.regions.candidates import Options
@@ -30,7 +31,7 @@ class Bypass:
 
     options: Options
 
-    def apply(self, graph: Graph, node: Node, record: ActivationRecord) -> Change | Refusal:
+    def apply(self, graph: Graph, node: Node, record: ActivationRecord, names: Names) -> Change | Refusal:
         linear = np.flatnonzero(record.regime >= 0)
         rest = np.setdiff1d(np.arange(record.channels), linear)
         if not len(linear) or not len(rest):
@@ -46,12 +47,12 @@ class Bypass:
         after = readers[0] if len(readers) == 1 and len(readers[0].inputs) == 1 and node.output not in graph.outputs else None
         if after is None or after.pinned or layer_of(graph, after) is None:
             return Refusal(f"linear channels of {node.name} stay: no single layer reads them", node.name)
-        return self._paying(graph, [*before, node, after], record, linear, rest)
+        return self._paying(graph, [*before, node, after], record, linear, rest, names)
 
     def _paying(
-        self, graph: Graph, old: Sequence[Node], record: ActivationRecord, linear: Ints, rest: Ints
+        self, graph: Graph, old: Sequence[Node], record: ActivationRecord, linear: Ints, rest: Ints, names: Names
     ) -> Change | Refusal:
-        made, tensors = _ways(graph, old, record, linear, rest)
+        made, tensors = _ways(graph, old, record, linear, rest, names)
         now, then = (self._cost(graph, nodes, tensors) for nodes in (old, made))
         if not then < now:
             reason = f"a bypass of its {len(linear)} linear channels would cost {then:,.0f} instead of {now:,.0f}"
@@ -71,16 +72,16 @@ class Bypass:
 
 
 def _ways(
-    graph: Graph, old: Sequence[Node], record: ActivationRecord, linear: Ints, rest: Ints
+    graph: Graph, old: Sequence[Node], record: ActivationRecord, linear: Ints, rest: Ints, names: Names
 ) -> tuple[list[Node], dict[str, Tensor]]:
     """The way of the rest, that of the linear channels, node by node as in `old`, and their sum."""
-    nodes, tensors, after = list[Node](), dict[str, Tensor](), old[-1]
+    nodes, tensors, ends, after = list[Node](), dict[str, Tensor](), list[str](), old[-1]
     layer, activation = layer_of(graph, after), old[-2].op
     assert layer is not None
     assert isinstance(activation, Activation)
     for way, channels in (("rest", rest), ("linear", linear)):
         part = only(record, channels)
-        names = {n.output: f"{n.output}/{way}" for n in old}
+        now = {n.output: names.tensor(f"{n.output}/{way}") for n in old}
         for node in old:
             if node is after:
                 kept = columns(layer, channels, np.zeros(0))
@@ -94,10 +95,10 @@ def _ways(
                 op = line_op(narrow, part)
             else:
                 op = with_channels(node.op, channels)
-            output = names[node.output]
+            output = now[node.output]
             tensors[output] = narrow_tensor(graph, node.output, output, layer.out_channels if node is after else len(channels))
-            inputs = tuple(names.get(n, n) for n in node.inputs)
-            nodes.append(Node(f"{node.name}/{way}", op, inputs, (output,), sized=node.sized))
-    ends = tuple(f"{after.output}/{way}" for way in ("rest", "linear"))
-    return [*nodes, Node(f"{after.name}/sum", Add(), ends, after.outputs)], tensors
+            inputs = tuple(now.get(n, n) for n in node.inputs)
+            nodes.append(Node(names.node(f"{node.name}/{way}"), op, inputs, (output,), sized=node.sized))
+        ends.append(now[after.output])
+    return [*nodes, Node(names.node(f"{after.name}/sum"), Add(), tuple(ends), after.outputs)], tensors
 

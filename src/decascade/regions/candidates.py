@@ -15,6 +15,7 @@ from decascade.cost import Cost, Target
 from decascade.cost.count import parameters
 from decascade.errors import AlgebraError
 from decascade.ir.graph import Graph, Node, Shape, Tensor
+from decascade.ir.names import Names
 from decascade.ir.ops import Dense, Flatten
 from decascade.regions.anysize import right_at_any_size
 from decascade.regions.forms import Builder, write_form
@@ -182,7 +183,7 @@ def _exists(form: str, kernels: Composed) -> bool:
 def _cost_of_form(
     form: str, graph: Graph, sized: Graph, segment: Segment, border: Border, options: Options
 ) -> tuple[float, Cost, int]:
-    builder = Builder(graph, segment.entry, segment.exit, "sketch")
+    builder = Builder(graph, segment.entry, segment.exit, "sketch", Names(sized.tensors))
     if not write_form(form, Sketched(border), builder):
         return float("inf"), Cost(float("inf")), 0
     tensors = {**sized.tensors, **_sized_like(builder.tensors, sized, segment)}
@@ -219,10 +220,10 @@ def _transposed(graph: Graph, sized: Graph, segment: Segment, options: Options) 
     return Candidate(segment, "transposed", "free", options.target.segment_cost([node], sized.tensors), folded.kernel, None)
 
 
-def realise(graph: Graph, chosen: Candidate, label: str) -> Builder:
+def realise(graph: Graph, chosen: Candidate, label: str, names: Names) -> Builder:
     """The candidate's nodes with their real kernels."""
     segment = chosen.segment
-    builder = Builder(graph, segment.entry, segment.exit, label)
+    builder = Builder(graph, segment.entry, segment.exit, label, names)
     if chosen.kernels is None:
         layers = layers_of(graph, segment.nodes)
         folded = layers if isinstance(layers, Refusal) else fold(layers)

@@ -12,6 +12,7 @@ from decascade.algebra.conv import Conv
 from decascade.bounds.certificate import ActivationRecord
 from decascade.bounds.regimes import regimes
 from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.names import Names
 from decascade.ir.ops import Activation, Dense, Flatten, Identity, Op, Pool, traits
 from decascade.ir.ops.traits import is_per_channel, with_channels
 from decascade.regions.linearise import F64, Change, Ints, instead, line
@@ -26,7 +27,7 @@ class DeleteConstant:
     A constant other than zero adds to their bias, so they must not pad it.
     """
 
-    def apply(self, graph: Graph, node: Node, record: ActivationRecord) -> Change | Refusal:
+    def apply(self, graph: Graph, node: Node, record: ActivationRecord, names: Names) -> Change | Refusal:
         op = node.op
         if not isinstance(op, Activation):
             return Refusal(f"{node.name} is no activation", node.name)
@@ -42,7 +43,7 @@ class DeleteConstant:
         after = _readers(graph, node, shift[constant])
         if isinstance(after, Refusal):
             return after
-        return _deleted(graph, [*before, node], after, np.flatnonzero(~constant), np.where(constant, shift, 0.0))
+        return _deleted(graph, [*before, node], after, np.flatnonzero(~constant), np.where(constant, shift, 0.0), names)
 
 
 def writers(graph: Graph, node: Node, what: str) -> list[Node] | Refusal:
@@ -96,10 +97,12 @@ def layer_of(graph: Graph, node: Node) -> Conv | None:
     return layer if isinstance(layer, Conv) and layer.groups == 1 else None
 
 
-def _deleted(graph: Graph, before: Sequence[Node], after: Sequence[Node], kept: Ints, values: F64) -> Change:
+def _deleted(
+    graph: Graph, before: Sequence[Node], after: Sequence[Node], kept: Ints, values: F64, names: Names
+) -> Change:
     """All nodes again with the kept channels alone; `values` per channel are the constants that go, else zero."""
     activation = before[-1]
-    narrow = {n.output: f"{n.output}/kept" for n in (*before, *(n for n in after if layer_of(graph, n) is None))}
+    narrow = {n.output: names.tensor(f"{n.output}/kept") for n in (*before, *(n for n in after if layer_of(graph, n) is None))}
     tensors, nodes, made = dict[str, Tensor](), dict[str, list[Node]](), dict[str, str]()
     lanes = {activation.output: (kept, values)}
     for node in (*before, *after):
@@ -116,15 +119,17 @@ def _deleted(graph: Graph, before: Sequence[Node], after: Sequence[Node], kept: 
             op = with_channels(node.op, kept)
         output = narrow.get(node.output, node.output)
         count = len(lanes[node.output][0]) if node.output in lanes else len(kept)
-        if output in narrow.values():
+        if node.output in narrow:
             tensors[output] = narrow_tensor(graph, node.output, output, count)
-        new = Node(f"{node.name}/kept", op, tuple(narrow.get(n, n) for n in node.inputs), (output,), sized=node.sized)
+        inputs = tuple(narrow.get(n, n) for n in node.inputs)
+        new = Node(names.node(f"{node.name}/kept"), op, inputs, (output,), sized=node.sized)
         nodes[node.name] = [new]
         made[new.name] = node.name
+    (now,) = nodes[activation.name]
     constant = np.setdiff1d(np.arange(len(values)), kept)
     words = f"{len(constant)} of {len(values)} channels are constant behind the activation and leave the layers around it"
     changed = graph.with_nodes(instead(graph.nodes, nodes), tensors)
-    return Change(graph, changed, f"{activation.name}/kept", words, constant, made, kept)
+    return Change(graph, changed, now.name, words, constant, made, kept)
 
 
 def narrow_tensor(graph: Graph, name: str, new: str, channels: int) -> Tensor:

@@ -21,18 +21,20 @@ from decascade.algebra.conv import Conv
 from decascade.algebra.frame import Frame
 from decascade.algebra.program import Scale
 from decascade.ir.graph import Dim, Graph, Node, Shape, Tensor
+from decascade.ir.names import Names
 from decascade.ir.ops import Add, Affine, BiasMap, Concat, Dense, Flatten, Identity, Op, Pad, Slice
 from decascade.regions.kernels import Kernels, corrects_bias, cut_maps, dense_rows, no_taps, outside_of
 
 
 @dataclass
 class Builder:
-    """Collects the nodes of one replacement between two tensors; names start with `label`."""
+    """Collects the nodes of one replacement between two tensors; `names` gives them names that start with `label`."""
 
     graph: Graph
     entry: str
     exit: str
     label: str
+    names: Names
     nodes: list[Node] = field(default_factory=list[Node])
     tensors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
@@ -42,11 +44,11 @@ class Builder:
 
     def add(self, op: Op, inputs: Sequence[str], shape: Shape, role: str = "", last: bool = False) -> str:
         """Append a node; `last`: it writes the exit."""
-        name = f"{self.label}{role}"
+        name = self.names.node(f"{self.label}{role}")
         if last:
             output = self.exit
         else:
-            output = f"{name}/out"
+            output = self.names.tensor(f"{name}/out")
             self.tensors[output] = Tensor(output, shape, self.graph.tensors[self.exit].dtype)
         self.nodes.append(Node(name, op, tuple(inputs), (output,)))
         return output

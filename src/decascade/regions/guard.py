@@ -16,6 +16,7 @@ from decascade.algebra.conv import Conv
 from decascade.bounds.box import Box, Interval
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.names import Names
 from decascade.ir.ops import Activation, Affine, BiasMap, Concat, Dense, GlobalPool, Op
 from decascade.ir.shapes import infer_graph
 
@@ -40,7 +41,7 @@ def guarded(graph: Graph, box: Box) -> Graph:
 class _Made:
     def __init__(self, graph: Graph) -> None:
         self.old = graph
-        self.taken = {n.name for n in graph.nodes} | set(graph.tensors)
+        self.names = Names.of(graph)
         self.nodes, self.tensors = list[Node](), dict[str, Tensor]()
 
     def excess(self, name: str, interval: Interval) -> str:
@@ -70,12 +71,7 @@ class _Made:
 
     def add(self, label: str, op: Op, *inputs: str) -> str:
         """Append an operation under a free name; the last one, without a label, has that of the output."""
-        base = f"{GUARD}/{label}" if label else GUARD
-        name, count = base, 1
-        while name in self.taken:
-            count += 1
-            name = f"{base}_{count}"
-        self.taken.add(name)
+        name = self.names.fresh(f"{GUARD}/{label}" if label else GUARD)
         dtype = self.tensors[inputs[0]].dtype if inputs[0] in self.tensors else self.old.tensors[inputs[0]].dtype
         self.nodes.append(Node(name, op, inputs, (name,)))
         self.tensors[name] = Tensor(name, None, dtype)

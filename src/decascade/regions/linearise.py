@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from decascade.bounds.certificate import ActivationRecord, Certificate, Status
 from decascade.bounds.regimes import Regime, regimes
 from decascade.ir.graph import Graph, Node
+from decascade.ir.names import Names
 from decascade.ir.ops import Activation, Affine, Identity, Op
 from decascade.regions.lower import Refusal
 from decascade.regions.storage import unstorable
@@ -75,16 +76,17 @@ class Claim:
 
 
 class Rewrite(Protocol):
-    """`record` tells of the channels that the node has now, in their order."""
+    """`record` tells of the channels that the node has now, in their order; `names` gives names to what is made."""
 
-    def apply(self, graph: Graph, node: Node, record: ActivationRecord) -> Change | Refusal: ...
+    def apply(self, graph: Graph, node: Node, record: ActivationRecord, names: Names) -> Change | Refusal: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Linearised:
     """The graph after all rewrites.  `linear`: nodes that are linear now → what they were.  `made`: new node → layers that it
     stands for; `nodes`: new node → the user's nodes that it stands for.  `tiers`: what a changed or linear node rests on.
-    `claims` under the name of the node that a claim comes with, "" where it does not hang on one."""
+    `claims` under the name of the node that a claim comes with, "" where it does not hang on one.  `names`: of all nodes and
+    tensors on the way."""
 
     graph: Graph
     linear: Mapping[str, Node]
@@ -94,6 +96,7 @@ class Linearised:
     tiers: Mapping[str, Tier]
     claims: tuple[tuple[str, Claim], ...]
     refusals: tuple[Refusal, ...]
+    names: Names
 
     def upheld(self, merged: Graph) -> tuple[Claim, ...]:
         """The claims that the merged graph rests on: those of activations that were put back are none."""
@@ -105,7 +108,7 @@ class Linearised:
 class DropLinear:
     """An activation all of whose channels stay linear becomes Identity, or Affine with its slopes and shifts."""
 
-    def apply(self, graph: Graph, node: Node, record: ActivationRecord) -> Change | Refusal:
+    def apply(self, graph: Graph, node: Node, record: ActivationRecord, names: Names) -> Change | Refusal:
         op = node.op
         if not isinstance(op, Activation):
             return Refusal(f"{node.name} is no activation", node.name)
@@ -126,7 +129,7 @@ def linearise(
 
     `selected`: max pools that the caller has made linear already, and what the claims of that are.
     """
-    work = _Work(graph, {n.name: n.origin or (n.name,) for n in graph.nodes})
+    work = _Work(graph, Names.of(graph), {n.name: n.origin or (n.name,) for n in graph.nodes})
     for name, (pool, claim) in (selected or {}).items():
         work.linear[name], work.tiers[name] = pool, "proven"
         work.claims.append((name, claim))
@@ -153,6 +156,7 @@ class _Work:
     """The graph so far and what was noted of the changes."""
 
     graph: Graph
+    names: Names
     origins: Mapping[str, tuple[str, ...]]
     linear: dict[str, Node] = field(default_factory=dict[str, Node])
     changes: list[Change] = field(default_factory=list[Change])
@@ -163,13 +167,15 @@ class _Work:
 
     def tried(self, rewrite: Rewrite, name: str, record: ActivationRecord, tier: Tier) -> Change | None:
         node = next(n for n in self.graph.nodes if n.name == name)
-        found = rewrite.apply(self.graph, node, record)
+        names = self.names.trial()
+        found = rewrite.apply(self.graph, node, record, names)
         if isinstance(found, Change):
             kept = set(map(id, self.graph.nodes))
             found = unstorable([n for n in found.graph.nodes if id(n) not in kept], found.graph.tensors) or found
         if isinstance(found, Refusal):
             self.refusals.append(found)
             return None
+        self.names = names
         self.take(replace(found, tier=tier), node)
         return self.changes[-1]
 
@@ -194,7 +200,7 @@ class _Work:
         made = {new: tuple(dict.fromkeys(layer for o in old for layer in self.origins.get(o, (o,))))
                 for new, old in self.stands.items()}
         return Linearised(self.graph, self.linear, tuple(self.changes), made, self.stands, self.tiers, tuple(self.claims),
-                          tuple(self.refusals))
+                          tuple(self.refusals), self.names)
 
 
 def weaker(*tiers: str | None) -> Tier:

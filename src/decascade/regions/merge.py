@@ -9,6 +9,7 @@ from decascade.cost import Cost, Target
 from decascade.cost.count import parameters
 from decascade.ir.check import check
 from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.names import Names
 from decascade.regions.candidates import Candidate, Options, is_cascade, realise
 from decascade.regions.cascade import Cascade, layers_of
 from decascade.regions.chains import Chain, find_chains
@@ -27,29 +28,30 @@ Progress = Callable[[str, float], None]
 __all__ = ["Cascade", "Options", "layers_of", "merge_graph", "sized"]
 
 
-def merge_graph(graph: Graph, options: Options, progress: Progress | None = None) -> tuple[Graph, tuple[Cascade, ...]]:
+def merge_graph(
+    graph: Graph, options: Options, progress: Progress | None = None, names: Names | None = None
+) -> tuple[Graph, tuple[Cascade, ...]]:
     """Replace every linear region by its cheapest exact partition under the options' target, and do what the values of the
     weights allow, before and after that.
 
     The result computes the same function in real arithmetic on every finite input.  Kept nodes are the same objects; new ones
-    have an empty `origin`.
+    have an empty `origin`.  `names`: of what is made, where more is taken than the names of this graph.
 
     Raises:
         GraphError: the graph is not well formed.
     """
-    first = simplify(graph, options.target)
-    merged, rows = _merge_regions(first.graph, options, progress or _silent)
-    last = simplify(merged, options.target)
+    names = names or Names.of(graph)
+    first = simplify(graph, options.target, names)
+    merged, rows = _merge_regions(first.graph, options, progress or _silent, names)
+    last = simplify(merged, options.target, names)
     check(last.graph)
-    rows = Story(graph, first, rows, last, options.target).told()
-    return last.graph, _in_order(graph, rows)
+    return last.graph, _in_order(graph, Story(graph, first, rows, last, options.target).told())
 
 
-def _merge_regions(graph: Graph, options: Options, report: Progress) -> tuple[Graph, list[Cascade]]:
-    local, moves = rewrite_locally(graph, options)
+def _merge_regions(graph: Graph, options: Options, report: Progress, names: Names) -> tuple[Graph, list[Cascade]]:
+    local, moves = rewrite_locally(graph, options, names)
     partition = Partition(local, sized(local), options)
     chains, left, edits = find_chains(local), list[Cascade](), list[_Edit]()
-    names = _Names({n.name for n in local.nodes})
     for i, chain in enumerate(chains):
         report("finding and costing cascades", i / len(chains))
         blocks, made = _solved(partition, chain, names)
@@ -60,7 +62,7 @@ def _merge_regions(graph: Graph, options: Options, report: Progress) -> tuple[Gr
     merged_graph = _apply(local, kept)
     cascades = [_merged_row(partition, e) if e in kept else _dropped_row(partition, e) for e in edits]
     if options.policy == "profitable":
-        merged_graph, rows = _split(merged_graph, options)
+        merged_graph, rows = _split(merged_graph, options, names)
         cascades = _joined(cascades, rows, merged_graph, options.target)
     cascades += left
     check(merged_graph)
@@ -106,11 +108,11 @@ def _paying(edits: list[_Edit], apply: Callable[[Sequence[_Edit]], Graph], optio
     return [] if total.exceeds(before) else kept
 
 
-def _split(graph: Graph, options: Options) -> tuple[Graph, list[Cascade]]:
+def _split(graph: Graph, options: Options, names: Names) -> tuple[Graph, list[Cascade]]:
     """Every layer of the merged graph whose kernel has a rank that makes two layers cheaper, as those two."""
     costed, edits = sized(graph), list[_Edit]()
     for node in graph.nodes:
-        if (found := cheaper_split(graph, costed, node, options.target)) is not None:
+        if (found := cheaper_split(graph, costed, node, options.target, names)) is not None:
             edits.append(_Edit((node,), found[0], {found[1].name: found[1]}))
     edits = _paying(edits, lambda some: _apply(graph, some), options)
     if not edits:
@@ -140,41 +142,27 @@ def _joined(cascades: Sequence[Cascade], splits: Sequence[Cascade], graph: Graph
     return [*rows, *rest.values()]
 
 
-def _solved(partition: Partition, chain: Chain, names: _Names) -> tuple[tuple[Block, ...], list[_Edit]]:
+def _solved(partition: Partition, chain: Chain, names: Names) -> tuple[tuple[Block, ...], list[_Edit]]:
     """The best partition of a chain all of whose new weights can be stored.  What they are shows only once they are composed:
     a replacement that cannot be stored is refused, and the rest solved again."""
     while True:
-        blocks, edits, refused = partition.solve(chain), list[_Edit](), False
-        taken = set(names.used)
+        blocks, edits, refused, trial = partition.solve(chain), list[_Edit](), False, names.trial()
         for chosen in (c for block in blocks for c in block.replacements):
-            edit = _edit(partition.graph, chosen, names)
+            edit = _edit(partition.graph, chosen, trial)
             refusal = unstorable(edit.nodes, {**partition.graph.tensors, **edit.tensors})
             if refusal is not None:
                 partition.refuse(chosen.segment, refusal)
                 refused = True
             edits.append(edit)
         if not refused:
+            names.accept(trial)
             return blocks, edits
-        names.used = taken
 
 
-class _Names:
-    def __init__(self, used: set[str]) -> None:
-        self.used = used
-
-    def fresh(self, base: str) -> str:
-        name, count = base, 1
-        while name in self.used:
-            count += 1
-            name = f"{base}_{count}"
-        self.used.add(name)
-        return name
-
-
-def _edit(graph: Graph, chosen: Candidate, names: _Names) -> _Edit:
+def _edit(graph: Graph, chosen: Candidate, names: Names) -> _Edit:
     kernels = [n for n in chosen.segment.nodes if is_convolution(n)] or list(chosen.segment.nodes)
     base = kernels[-1].origin[-1] if kernels[-1].origin else kernels[-1].name
-    built = realise(graph, chosen, names.fresh(f"{base}_merged"))
+    built = realise(graph, chosen, f"{base}_merged", names)
     return _Edit(chosen.segment.nodes, tuple(built.nodes), built.tensors, chosen)
 
 

@@ -72,7 +72,7 @@ def _merged(
     own = {n.name: n for n in graph.nodes}
     selected, pools = (graph, dict[str, Claim]()) if certificate is None else select_winners(graph, certificate)
     linearised = linearise(selected, certificate, rewrites, observed, {n: (own[n], claim) for n, claim in pools.items()})
-    merged, cascades = merge_graph(linearised.graph, options, progress)
+    merged, cascades = merge_graph(linearised.graph, options, progress, linearised.names)
     made = [_made_row(change, options) for change in linearised.changes if change.made and not change.remarked]
     rows = tuple(_told(c, own, linearised) for c in (*made, *cascades))
     return Proven(restored(merged, linearised), linearised.graph, rows, linearised.upheld(merged), linearised, certificate,

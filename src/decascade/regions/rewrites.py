@@ -18,7 +18,8 @@ import numpy as np
 from decascade.algebra.conv import Conv
 from decascade.cost import Target
 from decascade.ir.graph import Graph, Node, Tensor
-from decascade.ir.ops import Affine, GlobalPool, Op, Pool
+from decascade.ir.names import Names
+from decascade.ir.ops import Affine, GlobalPool, Pool
 from decascade.ir.ops.traits import is_homogeneous, is_monotone, is_total
 from decascade.ir.shapes import infer
 from decascade.regions.candidates import Options
@@ -91,12 +92,12 @@ class Move:
     home: Mapping[str, Node]
 
 
-def rewrite_locally(graph: Graph, options: Options) -> tuple[Graph, tuple[Move, ...]]:
+def rewrite_locally(graph: Graph, options: Options, names: Names | None = None) -> tuple[Graph, tuple[Move, ...]]:
     """The graph after all rewrites, and what they moved; moves that share a node are one."""
-    moves = list[Move]()
+    moves, names = list[Move](), names or Names.of(graph)
     for rewrite in REWRITES:
         while (found := _find(graph, rewrite.applies, options.target)) is not None:
-            graph, pair = _swap(graph, *found)
+            graph, pair = _swap(graph, *found, names)
             touched = [m for m in moves if any(n in m.new for n in found)]
             moves = [*(m for m in moves if m not in touched), _joined(touched, rewrite.words, found, pair)]
     return graph, tuple(moves)
@@ -125,26 +126,26 @@ def _find(
     return None
 
 
-def _swapped(graph: Graph, first: Node, second: Node) -> tuple[tuple[Node, Node], Tensor]:
+def _swapped(graph: Graph, first: Node, second: Node, names: Names) -> tuple[tuple[Node, Node], Tensor]:
     middle_shape = infer(second.op, [graph.shape(first.inputs[0])])[0]
-    middle = Tensor(f"{first.name}/swapped", middle_shape, graph.tensors[second.output].dtype)
-    a = _renamed(second, second.op, first.inputs[0], middle.name)
-    b = _renamed(first, first.op, middle.name, second.output)
+    middle = Tensor(names.tensor(f"{first.name}/swapped"), middle_shape, graph.tensors[second.output].dtype)
+    a = _moved(second, names, first.inputs[0], middle.name)
+    b = _moved(first, names, middle.name, second.output)
     return (a, b), middle
 
 
-def _renamed(node: Node, op: Op, source: str, output: str) -> Node:
-    return Node(f"{node.name}/moved", op, (source,), (output,), sized=node.sized)
+def _moved(node: Node, names: Names, source: str, output: str) -> Node:
+    return Node(names.node(f"{node.name}/moved"), node.op, (source,), (output,), sized=node.sized)
 
 
 def _cheaper(graph: Graph, first: Node, second: Node, target: Target) -> bool:
-    pair, middle = _swapped(graph, first, second)
+    pair, middle = _swapped(graph, first, second, Names.of(graph))
     tensors = {**graph.tensors, middle.name: middle}
     return target.segment_cost(pair, tensors) < target.segment_cost((first, second), tensors)
 
 
-def _swap(graph: Graph, first: Node, second: Node) -> tuple[Graph, tuple[Node, Node]]:
-    pair, middle = _swapped(graph, first, second)
+def _swap(graph: Graph, first: Node, second: Node, names: Names) -> tuple[Graph, tuple[Node, Node]]:
+    pair, middle = _swapped(graph, first, second, names)
     nodes = [n for n in graph.nodes if n is not first]
     at = nodes.index(second)
     nodes[at : at + 1] = pair

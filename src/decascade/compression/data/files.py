@@ -9,7 +9,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import ZipFile, ZipInfo
@@ -18,6 +17,7 @@ import numpy as np
 
 from decascade.compression.data.rows import CHUNK, AnyArray, Filed, Held, Rows, stacked
 from decascade.errors import DecascadeError, LimitExceededError, UsageError
+from decascade.frameworks import needed
 from decascade.limits import LIMITS
 from decascade.reading.arrays import SUFFIXES, Stored, pieces, stored_arrays
 from decascade.reading.paths import regular_file
@@ -172,10 +172,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _pillow() -> Any:
-    try:
-        return import_module("PIL.Image")
-    except ImportError:
-        raise UsageError("a folder of images needs Pillow to be read: pip install pillow") from None
+    return needed("PIL.Image", "reading a folder of images")
 
 
 def _size_of(image: Any, first: Path, size: Sequence[int] | None) -> tuple[int, int, str]:

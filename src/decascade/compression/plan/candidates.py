@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from math import ceil
+from math import ceil, prod
 
 from decascade.compression.segments import find_segments, nodes_of
 from decascade.compression.students.factored import Bottleneck, DepthwiseSeparable, LowRank, Separable
@@ -16,6 +16,7 @@ from decascade.compression.students.windows import Request, patches_per_unknown
 from decascade.cost import Target
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.names import Names
 
 Run = tuple[Sequence[Node], Mapping[str, Tensor]]
 FAMILIES = (OneConv, Dropped, LowRank, Bottleneck, Separable, DepthwiseSeparable, Narrowed, OneHidden)
@@ -47,8 +48,8 @@ class Fitted:
     candidate: Candidate
     fit: Fit
 
-    def nodes(self, label: str) -> tuple[tuple[Node, ...], dict[str, Tensor]]:
-        return written(self.candidate.student, self.fit.ops, label)
+    def nodes(self, label: str, names: Names) -> tuple[tuple[Node, ...], dict[str, Tensor]]:
+        return written(self.candidate.student, self.fit.ops, label, names)
 
 
 def candidates(graph: Graph, target: Target, span: int, known: Callable[[Student], bool] | None = None) -> Iterator[Candidate]:
@@ -86,7 +87,7 @@ def replaced(site: Site) -> Run:
 
 def blank(student: Student) -> Run:
     """The layers of a student before it has weights."""
-    nodes, tensors = written(student, student.blank(), "student")
+    nodes, tensors = written(student, student.blank(), "student", Names(student.site.graph.tensors))
     return nodes, {**student.site.graph.tensors, **tensors}
 
 
@@ -147,6 +148,19 @@ def passes(found: Sequence[Candidate], room: int = ROOM) -> Iterator[list[Candid
         now, taken = now + segment, taken + wanted
     if now:
         yield now
+
+
+def smallest(found: Sequence[Candidate], count: int) -> list[Candidate]:
+    """So many of the candidates, in their order: those whose fits have the fewest unknowns, of these those that save most."""
+    shapes = {id(graph): sizes_of(graph) for graph in {id(c.student.site.graph): c.student.site.graph for c in found}.values()}
+
+    def size(candidate: Candidate) -> tuple[int, float]:
+        sizes = shapes[id(candidate.student.site.graph)]
+        unknowns = [sizes[r.tensor][0] * prod(r.window.kernel) for r in candidate.student.requests()]
+        return sum(n * n for n in unknowns), -candidate.saving
+
+    chosen = set(sorted(range(len(found)), key=lambda i: size(found[i]))[:count])
+    return [candidate for i, candidate in enumerate(found) if i in chosen]
 
 
 def fit_all(

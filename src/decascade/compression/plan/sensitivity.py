@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from itertools import groupby
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -13,6 +14,7 @@ from decascade.compression.divergence import Output, divergence
 from decascade.compression.plan.candidates import Fitted
 from decascade.compression.torch_graph.graph import Lowered
 from decascade.ir.graph import Graph
+from decascade.ir.names import Names
 
 Progress = Callable[[str, float], None]
 STAGE = "measuring sensitivities"
@@ -20,12 +22,13 @@ STAGE = "measuring sensitivities"
 
 def sensitivities(
     lowered: Lowered, fitted: Sequence[Fitted], batches: Sequence[Any], outputs: tuple[Output, ...], progress: Progress,
-    seconds: float | None = None,
+    seconds: float | None = None, over: Callable[[], bool] = lambda: False,
 ) -> list[float]:
     """The divergence of the model's outputs for every candidate, in their order, averaged over the batches.
 
     A batch runs through the original once; for a candidate only what comes after its segment runs again.  With `seconds`,
-    no batch after the first is begun that would not end in time.
+    no batch after the first is begun that would not end in time; a candidate that the first has not come to when it is `over`
+    has no number, but infinity.
     """
     torch: Any = import_module("torch")
     total, done, start, used = [0.0] * len(fitted), 0, monotonic(), 0
@@ -41,6 +44,9 @@ def sensitivities(
                 around = {name: value for name, value in values.items() if name not in inside}
                 before = _before(lowered.graph, segment.nodes, around)
                 for i, one in some:
+                    if used == 1 and done and over():
+                        total[i] = inf
+                        continue
                     found = _alone(one, lowered.graph).run({segment.entry: values[segment.entry]}, [segment.exit])
                     moved = lowered.run({**before, **found}, [o.compared for o in outputs])
                     total[i] += float(divergence(outputs, values, moved))
@@ -67,6 +73,6 @@ def _before(graph: Graph, nodes: Sequence[str], values: dict[str, Any]) -> dict[
 def _alone(one: Fitted, graph: Graph) -> Lowered:
     """The student by itself, from its segment's entry to its exit."""
     segment = one.candidate.student.site.segment
-    nodes, tensors = one.nodes("student")
+    nodes, tensors = one.nodes("student", Names(graph.tensors))
     alone = replace(graph, inputs=(segment.entry,), outputs=(segment.exit,), nodes=())
     return Lowered(alone.with_nodes(nodes, tensors))

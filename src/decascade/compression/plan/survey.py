@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf, prod
-from time import monotonic
+from math import ceil, inf, prod
 from typing import Any, Protocol
 
+from decascade.compression.deadline import Deadline
 from decascade.compression.divergence import Output
 from decascade.compression.plan.assemble import runner
 from decascade.compression.plan.candidates import (
@@ -19,6 +19,7 @@ from decascade.compression.plan.candidates import (
     passes,
     proposals,
     sizes_of,
+    smallest,
     supported,
     thinned,
 )
@@ -28,11 +29,12 @@ from decascade.compression.plan.measuring import left_out, measure
 from decascade.compression.plan.sensitivity import sensitivities
 from decascade.compression.segments import Segment
 from decascade.compression.students.hidden import hidden_width
-from decascade.compression.students.moments import collect
+from decascade.compression.students.moments import Moments, collect
 from decascade.compression.torch_graph.graph import Lowered
 from decascade.cost import Cost, Target
 from decascade.errors import UsageError
 from decascade.ir.graph import Graph
+from decascade.typing import Clock
 
 Progress = Callable[[str, float], None]
 KEEP = 8
@@ -49,6 +51,11 @@ FITTING = 0.75
 """Share of a limited time after which a segment that has a fitted student gets no more."""
 COLLECTING = 0.5
 """Share of the time of a pass after which it takes no more samples than its fits need."""
+MOST_OF_LAST = 0.6
+"""Share of the time until everything has to be over that the least of all fits may take by forecast: sensitivities come after,
+and a machine's load changes."""
+FEW = 8
+"""Samples that a forecast is made from."""
 
 
 class Samples(Protocol):
@@ -84,6 +91,8 @@ class Survey:
     span: int
     notes: tuple[str, ...] = ()
     widths: Mapping[Segment, tuple[WidthError, ...]] = field(default_factory=dict[Segment, tuple[WidthError, ...]])
+    cut: bool = False
+    """Whether a time limit left students out."""
 
     def choices(self) -> tuple[Choice, ...]:
         """Every student whose sensitivity was measured, as a plan would name it."""
@@ -109,7 +118,11 @@ class Survey:
         """
         options = self._options()
         cost = self.target.graph_cost(self.graph).value
-        chosen = choose(options, cost, budget, self.target.unit)
+        try:
+            chosen = choose(options, cost, budget, self.target.unit)
+        except UsageError as error:
+            more = ", or give more time: the time limit left students out" if self.cut else ""
+            raise UsageError(f"{error}{more}") from None
         after = cost - sum(options[i].saving for i in chosen)
         choices = tuple(_choice(self.fitted[i], self.sensitivities[i]) for i in chosen)
         return Plan(self.target.name, self.target.unit, self.before, after, choices, self.span)
@@ -117,37 +130,104 @@ class Survey:
 
 def survey(
     graph: Graph, target: Target, before: float, samples: Samples, outputs: tuple[Output, ...], span: int, seed: int,
-    progress: Progress, seconds: float | None = None,
+    progress: Progress, seconds: float | None = None, last: Deadline | None = None,
 ) -> Survey:
     """Fit every candidate of a graph and measure how sensitive the outputs are to the best of each segment.  Where
-    `seconds` do not suffice, fits and sensitivities rest on fewer samples, and segments get fewer students; `notes` tell.
+    `seconds` do not suffice, fits and sensitivities rest on fewer samples, and segments get fewer students; by `last` it is
+    over, and what cannot be done by then is left out, segments too; `notes` tell.
 
     Raises:
-        UsageError: a target whose costs do not add up, or too few samples.
+        UsageError: a target whose costs do not add up, too few samples, or less time than the smallest fit takes.
     """
     check_additive(target)
-    start, size, lowered = monotonic(), batch_size(graph, samples.count), Lowered(graph)
-    known = measure(graph, target, span, None if seconds is None else MEASURING * seconds, progress)
+    last = last or Deadline()
+    soft = Deadline(now=last.now) if seconds is None else Deadline(min(last.now() + seconds, last.end), last.now)
+    known = measure(graph, target, span, None if seconds is None else MEASURING * soft.left, progress)
     unmeasured = left_out(graph, target, span) if known else ()
-    seconds, start = None if seconds is None else max(seconds - (monotonic() - start), 0.0), monotonic()
     found = supported(candidates(graph, target, span, known), samples.count)
-    kept, used, fits, rounds = list[Fitted](), samples.count, 0, list(passes(found))
-    curves = dict[Segment, tuple[WidthError, ...]]()
-    for i, some in enumerate(rounds):
-        limit = _Limit.of_pass(start, seconds, i, len(rounds))
-        requests = [request for candidate in some for request in candidate.student.requests()]
-        stream = _Stream(samples, size, needed(some), limit.collecting, progress)
-        moments = collect(runner(lowered), stream, requests, sizes_of(graph), samples.count, seed)
-        fitted = list[Fitted]()
-        for one in fit_all(some, moments, lambda end=limit.fitting: monotonic() > end):
+    made = _Fits(graph, samples, seed, progress, Lowered(graph), soft, last)
+    for i, some in enumerate(rounds := list(passes(found))):
+        made.go_through(some, i, len(rounds))
+    first = list(_first(samples, min(made.size, AT_ONCE)))
+    left = None if seconds is None else soft.left
+    measured = sensitivities(made.lowered, made.kept, first, outputs, progress, left, lambda: last.over)
+    kept = [(one, value) for one, value in zip(made.kept, measured, strict=True) if value < inf]
+    notes = (*unmeasured, *_shortened(made.used, samples.count, made.fits, len(found)),
+             *_unmeasured(len(made.kept) - len(kept), len(made.kept)))
+    return Survey(graph, target, before, tuple(f for f, _ in kept), tuple(v for _, v in kept), span, notes, made.curves,
+                  cut=made.fits < len(found) or len(kept) < len(made.kept))
+
+
+@dataclass(eq=False)
+class _Fits:
+    """Students fitted pass by pass: by `soft` as many as there are, by `last` at least some."""
+
+    graph: Graph
+    samples: Samples
+    seed: int
+    progress: Progress
+    lowered: Lowered
+    soft: Deadline
+    last: Deadline
+    kept: list[Fitted] = field(default_factory=list[Fitted])
+    curves: dict[Segment, tuple[WidthError, ...]] = field(default_factory=dict[Segment, tuple[WidthError, ...]])
+    fits: int = 0
+
+    def __post_init__(self) -> None:
+        self.size, self.used = batch_size(self.graph, self.samples.count), self.samples.count
+        self.start = self.last.now()
+        self.whole = self.soft.left
+
+    def go_through(self, found: Sequence[Candidate], index: int, count: int) -> None:
+        """One pass over the data, for the candidates that there is time for."""
+        some = self._affordable(found, MOST_OF_LAST / (count - index))
+        if not some:
+            return
+        limit = _Limit.of_pass(self.start, self.whole, index, count, self.last.now)
+        stream = _Stream(self.samples, self.size, needed(some), limit.collecting, self.progress, self.last.now)
+        moments, fitted = self._collected(some, stream), list[Fitted]()
+        for one in fit_all(some, moments, lambda: self.last.now() > limit.fitting):
             fitted.append(one)
-            progress("fitting students", (i + len(fitted) / len(some)) / len(rounds))
-        curves |= _widths(fitted)
-        used, fits, kept = min(used, stream.taken), fits + len(fitted), [*kept, *thinned(fitted, KEEP)]
-    left = None if seconds is None else max(seconds - (monotonic() - start), 0.0)
-    measured = sensitivities(lowered, kept, list(_first(samples, min(size, AT_ONCE))), outputs, progress, left)
-    notes = (*unmeasured, *_shortened(used, samples.count, fits, len(found)))
-    return Survey(graph, target, before, tuple(kept), tuple(measured), span, notes, curves)
+            self.progress("fitting students", (index + len(fitted) / len(some)) / count)
+            if self.last.over:
+                break
+        self.curves |= _widths(fitted)
+        self.used, self.fits = min(self.used, stream.taken), self.fits + len(fitted)
+        self.kept += thinned(fitted, KEEP)
+
+    def _affordable(self, found: Sequence[Candidate], part: float) -> Sequence[Candidate]:
+        """All candidates where their pass will end in this part of the time that is left, else those with the smallest fits,
+        half as many each time; none where others have been fitted.
+
+        Raises:
+            UsageError: not even one can be fitted, and no other was.
+        """
+        if self.last.end == inf:
+            return found
+        while True:
+            takes = self._forecast(found)
+            if takes <= part * self.last.left:
+                return found
+            if len(found) == 1 or self.last.over:
+                if self.kept:
+                    return ()
+                late = takes / part - self.last.left
+                raise UsageError(
+                    f"the time limit is too short: the {len(found)} smallest of the fits alone take about {takes:.1f} s on"
+                    f" this machine, as busy as it is, and {self.last.left:.1f} s are left: give at least {ceil(late)} s more"
+                )
+            found = smallest(found, len(found) // 2)
+
+    def _forecast(self, some: Sequence[Candidate]) -> float:
+        """Seconds that the pass for these candidates takes at least, by what a few samples take."""
+        few = next(iter(self.samples.batches(min(FEW, self.size))))
+        start = self.last.now()
+        self._collected(some, [few])
+        return (self.last.now() - start) * needed(some) / min(FEW, self.size)
+
+    def _collected(self, some: Sequence[Candidate], batches: Iterable[Mapping[str, Any]]) -> Moments:
+        requests = [request for candidate in some for request in candidate.student.requests()]
+        return collect(runner(self.lowered), batches, requests, sizes_of(self.graph), self.samples.count, self.seed)
 
 
 @dataclass(frozen=True)
@@ -158,11 +238,11 @@ class _Limit:
     fitting: float = inf
 
     @classmethod
-    def of_pass(cls, start: float, seconds: float | None, index: int, count: int) -> _Limit:
+    def of_pass(cls, start: float, seconds: float, index: int, count: int, clock: Clock) -> _Limit:
         """What is left of the time that fits may take is shared equally by the passes that are left."""
-        if seconds is None:
+        if seconds == inf:
             return cls()
-        now = monotonic()
+        now = clock()
         share = max(start + FITTING * seconds - now, 0.0) / (count - index)
         return cls(now + COLLECTING * share, now + share)
 
@@ -176,6 +256,7 @@ class _Stream:
     least: int
     end: float
     progress: Progress
+    now: Clock
     taken: int = 0
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
@@ -184,7 +265,7 @@ class _Stream:
             yield batch
             self.taken = min(self.taken + self.size, self.samples.count)
             self.progress("collecting moments", self.taken / self.samples.count)
-            if monotonic() > self.end and self.taken >= self.least:
+            if self.now() > self.end and self.taken >= self.least:
                 return
 
 
@@ -196,6 +277,11 @@ def _shortened(used: int, samples: int, fits: int, found: int) -> tuple[str, ...
     if fits < found:
         notes.append(f"the time limit left time to fit {fits:,} of {found:,} students; the plan chooses among them")
     return tuple(notes)
+
+
+def _unmeasured(missing: int, fitted: int) -> tuple[str, ...]:
+    return (f"the time limit left time to measure the sensitivity of {fitted - missing:,} of {fitted:,} fitted students; the"
+            " others are left out",) if missing else ()
 
 
 def chosen_candidates(graph: Graph, plan: Plan) -> list[Candidate]:

@@ -20,6 +20,7 @@ from decascade.compression.students.least_squares import Matrix
 from decascade.compression.students.moments import LARGEST, Moments
 from decascade.compression.students.windows import Request, Window
 from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.names import Names
 from decascade.ir.ops import Add, Affine, Dense, Op
 from decascade.ir.ops.traits import is_linear
 from decascade.ir.shapes import infer
@@ -205,7 +206,7 @@ def site_of(graph: Graph, segment: Segment) -> Site | None:
     return Site(graph, segment, reach_of(graph, segment), channels, out_channels, tuple(size), tuple(out_size))
 
 
-def written(student: Student, ops: Sequence[Op], label: str) -> tuple[tuple[Node, ...], dict[str, Tensor]]:
+def written(student: Student, ops: Sequence[Op], label: str, names: Names) -> tuple[tuple[Node, ...], dict[str, Tensor]]:
     """The student as nodes between the segment's entry and exit, and the tensors between them."""
     site, segment = student.site, student.site.segment
     dtype = site.graph.tensors[segment.exit].dtype
@@ -213,12 +214,12 @@ def written(student: Student, ops: Sequence[Op], label: str) -> tuple[tuple[Node
     shape = site.graph.shape(source)
     for i, op in enumerate(ops):
         last = i == len(ops) - 1 and not student.skip
-        output = segment.exit if last else f"{label}/{i}"
+        output = segment.exit if last else names.tensor(f"{label}/{i}")
         (shape,) = infer(op, [shape])
         tensors[output] = Tensor(output, shape, dtype)
-        nodes.append(Node(f"{label}/{i}" if len(ops) > 1 else label, op, (source,), (output,)))
+        nodes.append(Node(names.node(f"{label}/{i}" if len(ops) > 1 else label), op, (source,), (output,)))
         source = output
     if student.skip:
         tensors[segment.exit] = Tensor(segment.exit, shape, dtype)
-        nodes.append(Node(f"{label}/add", Add(), (source, segment.entry), (segment.exit,)))
+        nodes.append(Node(names.node(f"{label}/add"), Add(), (source, segment.entry), (segment.exit,)))
     return tuple(nodes), tensors

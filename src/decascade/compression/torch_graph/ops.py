@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, reduce
-from importlib import import_module
 from operator import mul
 from typing import Any
 
@@ -20,7 +19,7 @@ from decascade.algebra.conv import Conv, ConvTranspose, Pads
 from decascade.compression.torch_graph.activations import activation
 from decascade.compression.torch_graph.pools import pool
 from decascade.errors import CannotInterpret, UsageError
-from decascade.frameworks import keep_triton_out
+from decascade.frameworks import keep_triton_out, needed
 from decascade.ir.interpret import evaluate
 from decascade.ir.ops import (
     Activation,
@@ -53,13 +52,10 @@ def load_torch() -> Any:
     """The torch module.
 
     Raises:
-        UsageError: torch is not installed.
+        MissingPackageError: torch is not installed.
     """
     keep_triton_out()
-    try:
-        return import_module("torch")
-    except ImportError as error:
-        raise UsageError(f"training needs PyTorch, which cannot be imported ({error}): pip install torch") from None
+    return needed("torch", "training")
 
 
 @dataclass(frozen=True, eq=False)

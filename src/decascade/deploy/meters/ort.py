@@ -27,6 +27,7 @@ from decascade.deploy.meters.timing import Effort, Stopwatch, fastest
 from decascade.deploy.onnx.model import onnx_of
 from decascade.deploy.tools import module, version_of
 from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.names import Names
 
 USE = "--target onnxruntime"
 Times = NDArray[np.float64]
@@ -70,16 +71,19 @@ def side_by_side(graph: Graph, copies: int) -> Graph:
     """The model several times, each with inputs of its own, so that nothing can be shared."""
     if copies == 1:
         return graph
-    nodes, tensors = list[Node](), dict[str, Tensor]()
+    nodes, tensors, names = list[Node](), dict[str, Tensor](), Names()
+    inputs, outputs = list[str](), list[str]()
     for i in range(copies):
-        name = {old: f"{old}/{i}" for old in graph.tensors}
+        name = {old: names.tensor(f"{old}/{i}") for old in graph.tensors}
         tensors.update({new: replace(graph.tensors[old], name=new) for old, new in name.items()})
         nodes += [
-            replace(n, name=f"{n.name}/{i}", inputs=tuple(name[x] for x in n.inputs), outputs=tuple(name[x] for x in n.outputs))
+            replace(n, name=names.node(f"{n.name}/{i}"), inputs=tuple(name[x] for x in n.inputs),
+                    outputs=tuple(name[x] for x in n.outputs))
             for n in graph.nodes
         ]
-    inputs, outputs = (tuple(f"{x}/{i}" for i in range(copies) for x in names) for names in (graph.inputs, graph.outputs))
-    return Graph(tuple(nodes), inputs, outputs, tensors, graph.name)
+        inputs += [name[x] for x in graph.inputs]
+        outputs += [name[x] for x in graph.outputs]
+    return Graph(tuple(nodes), tuple(inputs), tuple(outputs), tensors, graph.name)
 
 
 class OrtMeter:

@@ -32,7 +32,7 @@ def onnx_of(graph: Graph, batch: int | None = 1, opset: int = OPSET) -> OnnxMode
     """
     helper, graph = module("onnx", USE).helper, joined_moves(graph)
     tensors = {name: replace(t, dtype="float32") for name, t in graph.tensors.items()}
-    emitter = Emitter(opset, set(tensors))
+    emitter = Emitter(opset, tensors)
     nodes = list[Any]()
     for node in graph.nodes:
         nodes += _emitted(emitter, node, tensors)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from decascade.errors import FormatError
-from decascade.frameworks import keep_triton_out
+from decascade.frameworks import keep_triton_out, needed
 from decascade.ir.graph import Dim, Shape
+from decascade.ir.names import Names
 
 AnyArray = NDArray[Any]
 Layout = Literal["channels_first", "channels_last"]
@@ -23,12 +23,10 @@ def keras() -> Any:
     """The keras package, imported on first use.
 
     Raises:
-        FormatError: it is not installed, or too old.
+        FormatError: it is too old.
+        MissingPackageError: it is not installed.
     """
-    try:
-        module: Any = import_module("keras")
-    except ImportError as error:
-        raise FormatError(f"Keras models need the keras package ({error}): pip install 'decascade[keras]'") from None
+    module = needed("keras", "a Keras model")
     keep_triton_out()  # with its TensorFlow backend, TensorFlow is there now
     if int(str(module.__version__).split(".")[0]) < 3:
         raise FormatError(f"keras {module.__version__} is installed, decascade needs keras 3: pip install 'keras>=3.3'")
@@ -88,21 +86,11 @@ def layer_at(tensor: Any) -> tuple[Any, Any]:
 
 def output_names(model: Any) -> tuple[str, ...]:
     """One name per flat output: that of the layer that makes it; the same tensor twice has the same name."""
-    found = dict[int, str]()
+    found, names = dict[int, str](), Names(first=1)
     for tensor in body(model).outputs:
         if id(tensor) not in found:
-            found[id(tensor)] = fresh(tensor._keras_history[0].name, set(found.values()))
+            found[id(tensor)] = names.fresh(tensor._keras_history[0].name)
     return tuple(found[id(tensor)] for tensor in body(model).outputs)
-
-
-def fresh(name: str, used: set[str]) -> str:
-    """The name, or the first of name_1, name_2, … that is not in use."""
-    if name not in used:
-        return name
-    number = 1
-    while f"{name}_{number}" in used:
-        number += 1
-    return f"{name}_{number}"
 
 
 def channel_axis(rank: int, layout: Layout) -> int:

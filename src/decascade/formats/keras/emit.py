@@ -23,8 +23,9 @@ from decascade.errors import GraphError
 from decascade.formats.keras import emit_conv as conv
 from decascade.formats.keras import emit_moves as moves
 from decascade.formats.keras.activations import write_layer
-from decascade.formats.keras.base import AnyArray, Layout, channel_axis, fresh, keras, native_axis, to_native
+from decascade.formats.keras.base import AnyArray, Layout, channel_axis, keras, native_axis, to_native
 from decascade.ir.graph import Node
+from decascade.ir.names import Names
 from decascade.ir.ops import (
     Activation,
     Add,
@@ -50,6 +51,8 @@ class Recorder(Protocol):
     """Where the calls of new layers are made and remembered."""
 
     names: set[str]
+    promised: set[str]
+    """Names of the model's outputs, for the layers that make them."""
 
     def call(self, layer: Any, *args: Any, **kwargs: Any) -> Any: ...
 
@@ -97,7 +100,8 @@ class Emitter:
     def unique(self, part: str = "") -> str:
         """A layer name that TensorFlow's name scopes take, not in use in this model."""
         base = re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{self.name}_{part}" if part else self.name).lstrip("_.-") or "layer"
-        name = fresh(base, self.level.names)
+        others = self.level.promised - {self.name} if not part else self.level.promised
+        name = Names(self.level.names | others, first=1).fresh(base)
         self.level.names.add(name)
         return name
 

@@ -22,7 +22,9 @@ from decascade.formats.files import checked_container, checked_file
 from decascade.formats.keras.base import keras, quiet, to_array
 from decascade.formats.keras.by_name import check_ranks, translated
 from decascade.formats.keras.gate.config import Gate, as_dict, check_depth
+from decascade.formats.keras.gate.first import check_sizes, first_look
 from decascade.formats.keras.mend import check_meaning, mended
+from decascade.frameworks import needed
 
 _HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
 _WEIGHTS = "model.weights.h5"
@@ -44,7 +46,9 @@ def load(path: Path) -> Any:
         head = file.read(8)
     hdf5 = path.suffix.lower() in (".h5", ".hdf5")
     _check_head(path, head, hdf5)
-    model = _load_hdf5(path) if hdf5 else _load_zip(path)
+    needed("h5py", "a Keras model")
+    numbers = first_look(path)
+    model = _load_hdf5(path, numbers) if hdf5 else _load_zip(path, numbers)
     text = _hdf5_note(path) if hdf5 else _zip_note(path)
     if text:
         setattr(model, ATTRIBUTE, text)
@@ -59,7 +63,7 @@ def _zip_note(path: Path) -> str:
 
 
 def _hdf5_note(path: Path) -> str:
-    h5py: Any = import_module("h5py")
+    h5py = needed("h5py", "a Keras model")
     with h5py.File(path, "r") as file:
         stored = file.get(NOTE)
         plain = isinstance(stored, h5py.Dataset) and stored.shape == () and h5py.check_string_dtype(stored.dtype)
@@ -91,18 +95,18 @@ def _one_line(path: Path, doing: str) -> Generator[None]:
         raise FormatError(f"{path}: {doing} failed: {words}") from None
 
 
-def _load_hdf5(path: Path) -> Any:
-    h5py: Any = import_module("h5py")
+def _load_hdf5(path: Path, numbers: int) -> Any:
+    h5py = needed("h5py", "a Keras model")
     with _one_line(path, "reading the HDF5 file (is it complete?)"), h5py.File(path, "r") as file:
         _check_links(file, str(path))
         text = file.attrs.get("model_config")
         if text is None:
             raise FormatError(_no_config(path, file))
         version = _text(file.attrs.get("keras_version", ""))
-    return _built(text, version, path)
+    return _built(text, version, path, numbers)
 
 
-def _built(text: Any, version: str, path: Path) -> Any:
+def _built(text: Any, version: str, path: Path, numbers: int) -> Any:
     """The model of a configuration, with the weights in the file."""
     config = _parsed(text, path)
     check_depth(config, str(path))
@@ -110,6 +114,7 @@ def _built(text: Any, version: str, path: Path) -> Any:
         known, calls = translated(config)
         check_meaning(known, version, str(path))
         allowed = Gate(str(path)).model(mended(known))
+        check_sizes(allowed, numbers, str(path))
     serialization: Any = import_module("keras.src.saving.serialization_lib")
     with _one_line(path, "building the model with Keras"), serialization.ObjectSharingScope():
         model = keras().saving.deserialize_keras_object(allowed, safe_mode=True)
@@ -139,14 +144,14 @@ def _parsed(text: Any, path: Path) -> Any:
         raise FormatError(f"{path}: the model's configuration is not readable JSON ({error}): the file is damaged") from None
 
 
-def _load_zip(path: Path) -> Any:
+def _load_zip(path: Path, numbers: int) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             config, version = _check_archive(archive, names, path), _version(archive, names)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise FormatError(f"{path} is damaged or cut short ({error}): save or fetch it again") from None
-    return _built(config, version, path)
+    return _built(config, version, path, numbers)
 
 
 def _version(archive: zipfile.ZipFile, names: list[str]) -> str:
@@ -174,7 +179,7 @@ def _check_archive(archive: zipfile.ZipFile, names: list[str], path: Path) -> An
             raise UnsafeModelError(
                 f"{path}: its entry {name} would unpack from {entry.compress_size} to {entry.file_size} bytes: not unpacked"
             )
-    h5py: Any = import_module("h5py")
+    h5py = needed("h5py", "a Keras model")
     # all at once: HDF5 reads here and there, which an archive answers by starting over
     content = BytesIO(archive.read(_WEIGHTS))
     with _one_line(path, f"reading {_WEIGHTS}"), h5py.File(content, "r") as file:
@@ -184,7 +189,7 @@ def _check_archive(archive: zipfile.ZipFile, names: list[str], path: Path) -> An
 
 def _check_links(file: Any, path: str) -> None:
     """No link may lead to another file, and no soft link: Keras refuses those too."""
-    h5py: Any = import_module("h5py")
+    h5py = needed("h5py", "a Keras model")
     stack, seen = [file["/"]], set[int]()
     while stack:
         group = stack.pop()
@@ -249,7 +254,7 @@ def save(model: Any, path: Path) -> None:
 
 def _save_hdf5(model: Any, path: Path) -> None:
     """HDF5 crashes the process when a disk fills up under it: the file is made in memory, then written like any other."""
-    h5py: Any = import_module("h5py")
+    h5py = needed("h5py", "a Keras model")
     legacy: Any = import_module("keras.src.legacy.saving.legacy_h5_format")  # what model.save calls for .h5
     buffer = BytesIO()
     with h5py.File(buffer, "w") as file:

@@ -54,7 +54,7 @@ class KerasFormat:
     def save(self, native: Any, path: Path) -> None:
         save(native, Path(path))
 
-    def run(self, native: Any, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
+    def run(self, native: Any, inputs: Arrays) -> dict[str, NDArray[Any]]:
         k, tensors = keras(), body(native).inputs
         names = [t._keras_history[0].name for t in tensors]
         missing = [name for name in names if name not in inputs]
@@ -64,7 +64,7 @@ class KerasFormat:
         with quiet():
             results = native(k.tree.pack_sequence_as(body(native)._inputs_struct, given), training=False)
         found = [to_array(r) for r in k.tree.flatten(results)]
-        return {n: a.astype(np.float32, copy=False) for n, a in zip(output_names(native), found, strict=True)}
+        return dict(zip(output_names(native), found, strict=True))
 
     def to_graph(self, document: Document, name: str, array: NDArray[Any]) -> NDArray[Any]:
         return to_first(np.asarray(array), document.state.layout)

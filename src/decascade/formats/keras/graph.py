@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from decascade.errors import FormatError
-from decascade.formats.keras.base import body, fresh, is_plain_model, keras, layer_at, output_names
+from decascade.formats.keras.base import body, is_plain_model, keras, layer_at, output_names
+from decascade.ir.names import Names
 
 
 @dataclass(eq=False)
@@ -61,20 +62,14 @@ class Scope:
                 yield from item.scopes()
 
 
+def _names() -> Names:
+    return Names(first=1)
+
+
 @dataclass
 class _Walk:
-    tensors: set[str] = field(default_factory=set[str])
-    paths: set[str] = field(default_factory=set[str])
-
-    def tensor(self, name: str) -> str:
-        name = fresh(name, self.tensors)
-        self.tensors.add(name)
-        return name
-
-    def path(self, name: str) -> str:
-        name = fresh(name, self.paths)
-        self.paths.add(name)
-        return name
+    tensors: Names = field(default_factory=_names)
+    paths: Names = field(default_factory=_names)
 
 
 def walk(model: Any) -> Scope:
@@ -86,10 +81,10 @@ def walk(model: Any) -> Scope:
     check_graph(model)
     whole, work = Scope(model, None, "", None), _Walk()
     for tensor in body(model).inputs:
-        whole.names[id(tensor)] = work.tensor(tensor._keras_history[0].name)
+        whole.names[id(tensor)] = work.tensors.fresh(tensor._keras_history[0].name)
     for tensor, name in zip(body(model).outputs, output_names(model), strict=True):
         if id(tensor) not in whole.names:
-            whole.names[id(tensor)] = work.tensor(name)
+            whole.names[id(tensor)] = work.tensors.fresh(name)
     _fill(whole, work)
     return whole
 
@@ -116,10 +111,10 @@ def check_graph(model: Any) -> None:
 def _fill(scope: Scope, work: _Walk) -> None:
     for record in _records(scope.model):
         operation = record.operation
-        path = work.path(f"{scope.path}/{operation.name}" if scope.path else operation.name)
+        path = work.paths.fresh(f"{scope.path}/{operation.name}" if scope.path else operation.name)
         for index, tensor in enumerate(record.output_tensors):
             if id(tensor) not in scope.names:
-                scope.names[id(tensor)] = work.tensor(path if index == 0 else f"{path}:{index}")
+                scope.names[id(tensor)] = work.tensors.fresh(path if index == 0 else f"{path}:{index}")
         if _opens(operation, record):
             inner = Scope(operation, record, path, scope)
             for tensor, outer in zip(body(operation).inputs, record.input_tensors, strict=True):

@@ -216,8 +216,13 @@ def per_channel(value: Any, use: Use) -> AnyArray | None:
     return array.reshape(-1)
 
 
+def _as_computed(layer: Any, value: Any) -> AnyArray:
+    """A number of a float64 layer as the backend has it: TensorFlow makes it a float32 before it casts it to float64."""
+    return to_array(keras().ops.cast(value, "float64")) if layer.compute_dtype == "float64" else np.asarray(value)
+
+
 def _rescaling(use: Use) -> Chain | str:
-    scale, shift = np.asarray(use.layer.scale), np.asarray(use.layer.offset)
+    scale, shift = _as_computed(use.layer, use.layer.scale), _as_computed(use.layer, use.layer.offset)
     if scale.ndim and keras().backend.image_data_format() == "channels_first":
         return "a Rescaling by several numbers, which Keras lays out anew under channels_first"
     found = per_channel(scale, use), per_channel(shift, use)

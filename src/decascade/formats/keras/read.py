@@ -7,17 +7,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from decascade.errors import GraphError
-from decascade.formats.keras.base import Layout, body, fresh, graph_shape, keras, quiet, to_array, to_first, to_native
+from decascade.formats.keras.base import Layout, body, graph_shape, keras, quiet, to_array, to_first, to_native
 from decascade.formats.keras.graph import Call, Scope, walk
 from decascade.formats.keras.layers import Chain, Step, Use, read
 from decascade.formats.keras.ops import read_operation
 from decascade.ir.graph import Dim, Graph, Node, Shape, Tensor
+from decascade.ir.names import Names
 from decascade.ir.ops import Evaluate, Foreign
 from decascade.ir.shapes import compatible, infer, infer_graph
 
@@ -45,11 +46,11 @@ class Read:
 @dataclass(eq=False)
 class _Reader:
     layout: Layout
+    names: Names
     tensors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     nodes: list[Node] = field(default_factory=list[Node])
     parts: dict[str, Part] = field(default_factory=dict[str, Part])
     foreign: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    used: set[str] = field(default_factory=set[str])
     read: dict[Any, Chain | str] = field(default_factory=dict[Any, "Chain | str"])
 
     def add(self, call: Call) -> None:
@@ -65,17 +66,16 @@ class _Reader:
         # the layer's own name goes to its kernel, of two kernels to none
         several = len(chain) > 1
         for index, step in enumerate(chain):
-            name = f"{call.path}/{step.part}" if several and step.part else call.path
-            name = fresh(name, self.used)
-            self.used.add(name)
+            part = step.part if several else ""
+            name = self.names.node(f"{call.path}/{part}") if part else self.names.own(call.path)
             writes = call.outputs
             if index + 1 < len(chain):
-                inner = fresh(f"{call.path}/{step.part or 'linear'}", set(self.tensors))
+                inner = self.names.tensor(f"{call.path}/{step.part or 'linear'}")
                 self.tensors[inner] = Tensor(inner, None, dtype)
                 writes = (inner,)
-            part = Part(call, step.function)
-            self.nodes.append(Node(name, step.op, reads, writes, (call.path,), native=part))
-            self.parts[name] = part
+            native = Part(call, step.function)
+            self.nodes.append(Node(name, step.op, reads, writes, (call.path,), native=native))
+            self.parts[name] = native
             made.append(name)
             reads = writes
         call.nodes = tuple(made)
@@ -169,15 +169,24 @@ def read_model(model: Any) -> tuple[Graph, Read]:
     """
     whole = walk(model)
     layout = main_layout(whole)
-    reader = _Reader(layout)
+    taken = {name for scope in whole.scopes() for name in scope.names.values()} | {call.path for call in whole.calls()}
+    reader = _Reader(layout, Names(taken, first=1))
     _add_tensors(whole, reader)
     for call in whole.calls():
         reader.add(call)
     notes = list(_remarks(reader.foreign))
     if getattr(model, "compiled", False):
         notes.append("the model was compiled; the result is not: call compile() on it before training it further")
-    graph = Graph(tuple(reader.nodes), whole.inputs, tuple(dict.fromkeys(whole.outputs)), reader.tensors, model.name)
+    graph = Graph(tuple(reader.nodes), whole.inputs, tuple(dict.fromkeys(whole.outputs)), reader.tensors, model.name,
+                  frozenset(_layer_names(model)))
     return infer_graph(graph), Read(whole, layout, tuple(notes), reader.parts)
+
+
+def _layer_names(model: Any) -> Iterator[str]:
+    """The names of all layers, of those in nested models and blocks too, and the keys of the outputs."""
+    yield from (layer.name for layer in model._flatten_layers())
+    outputs: Any = body(model)._outputs_struct
+    yield from map(str, cast("dict[Any, Any]", outputs)) if isinstance(outputs, dict) else ()
 
 
 def main_layout(whole: Scope) -> Layout:
@@ -191,7 +200,7 @@ def main_layout(whole: Scope) -> Layout:
 def _add_tensors(whole: Scope, reader: _Reader) -> None:
     """An entry per KerasTensor; unknown sizes of the inputs get names, others follow from those."""
     inputs = {id(t) for t in body(whole.model).inputs}
-    symbols = set[str]()
+    symbols = Names(first=1)
     for scope in whole.scopes():
         known = [t for call in scope.items for t in (*call.record.input_tensors, *call.record.output_tensors)]
         for tensor in (*body(scope.model).inputs, *known):
@@ -201,7 +210,7 @@ def _add_tensors(whole: Scope, reader: _Reader) -> None:
                 reader.tensors[name] = Tensor(name, shape, str(tensor.dtype))
 
 
-def _named(tensor: Any, name: str, layout: Layout, symbols: set[str] | None) -> Shape:
+def _named(tensor: Any, name: str, layout: Layout, symbols: Names | None) -> Shape:
     shape = tuple(tensor.shape)
     if not shape:
         return ()
@@ -213,8 +222,7 @@ def _named(tensor: Any, name: str, layout: Layout, symbols: set[str] | None) -> 
         elif axis == 0:
             dims.append("N")
         elif symbols is not None and axis in spatial and len(spatial) in _AXES:
-            dims.append(fresh(_AXES[len(spatial)][spatial.index(axis)], symbols))
-            symbols.add(str(dims[-1]))
+            dims.append(symbols.fresh(_AXES[len(spatial)][spatial.index(axis)]))
         else:
             dims.append(f"{name}.{axis}")
     return graph_shape(dims, layout)

@@ -14,12 +14,13 @@ from typing import Any, cast
 
 from decascade.errors import FormatError
 from decascade.formats.base import Document
-from decascade.formats.keras.base import body, class_of, fresh, keras, output_names
+from decascade.formats.keras.base import body, class_of, keras, output_names
 from decascade.formats.keras.emit import Emitter
 from decascade.formats.keras.graph import Scope
 from decascade.formats.keras.plan import Item, Kept, Made, Plan, make_plan, written
 from decascade.formats.keras.read import Part, Read
 from decascade.ir.graph import Graph
+from decascade.ir.names import Names
 from decascade.ir.ops import Op
 
 
@@ -29,6 +30,7 @@ class Level:
 
     tensors: dict[str, Any] = field(default_factory=dict[str, Any])
     names: set[str] = field(default_factory=set[str])
+    promised: set[str] = field(default_factory=set[str])
     calls: list[tuple[Any, tuple[int, ...], Any]] = field(default_factory=list[tuple[Any, "tuple[int, ...]", Any]])
 
     def call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -70,7 +72,7 @@ class _Builder:
         unchanged = id(scope) not in self.plan.changed
         if unchanged and id(scope.model) in self.models:
             return self.models[id(scope.model)]
-        level = Level()
+        level = Level(promised=set(output_names(scope.model)) if scope.parent is None else set())
         inputs = [_input(t) for t in body(scope.model).inputs]
         for name, tensor in zip(scope.inputs, inputs, strict=True):
             level.tensors.setdefault(name, tensor)
@@ -125,7 +127,7 @@ class _Builder:
     def _nested(self, scope: Scope, level: Level, taken: set[str]) -> Any:
         model = self.build(scope)
         if model.name in taken and all(model is not c[0] for c in level.calls):
-            model.name = fresh(model.name, level.names | taken)
+            model.name = Names(level.names | taken, first=1).fresh(model.name)
         taken.add(model.name)
         level.names.add(model.name)
         return model
@@ -136,7 +138,7 @@ class _Builder:
         if found is None:
             name = operation.name
             if name in taken:
-                name = fresh(name, level.names | taken)
+                name = Names(level.names | taken, first=1).fresh(name)
                 level.names.add(name)
             found = self.copies[id(operation)] = copied(operation, name)
             self.pairs.append((found, operation))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from decascade.errors import FormatError
 from decascade.formats.onnx.model import INLINE_BYTES
 from decascade.ir.graph import Node, Tensor
+from decascade.ir.names import Names
 
 AnyArray = NDArray[Any]
 _TO_END = 2**31 - 1
@@ -20,12 +21,12 @@ _TO_END = 2**31 - 1
 class Emitter:
     """Collects the new nodes and initializers of one graph.
 
-    `taken`: names of tensors and nodes in use, to which the new ones are added.
+    `taken`: names of tensors and nodes in use.
     """
 
-    def __init__(self, opset: int, taken: set[str]) -> None:
+    def __init__(self, opset: int, taken: Iterable[str]) -> None:
         self.opset = opset
-        self.taken = taken
+        self.names = Names(taken, first=1)
         self.nodes: list[Any] = []
         self.headers: list[Any] = []
         self.weights: dict[str, AnyArray] = {}
@@ -33,11 +34,7 @@ class Emitter:
 
     def fresh(self, stem: str) -> str:
         """A name that nothing has yet."""
-        name, k = stem, 1
-        while name in self.taken:
-            name, k = f"{stem}_{k}", k + 1
-        self.taken.add(name)
-        return name
+        return self.names.fresh(stem)
 
     def constant(self, stem: str, array: AnyArray) -> str:
         """A new initializer; its data stays an array where it is large.

@@ -44,7 +44,7 @@ class Externals:
 
     def inline(self, proto: Any) -> None:
         """Put the data of tensors in attributes, subgraphs and functions into the message itself."""
-        for tensor, entry in zip(_inner_tensors(proto), self.inner, strict=True):
+        for tensor, entry in zip(inner_tensors(proto), self.inner, strict=True):
             if entry is not None:
                 put_raw(tensor, entry)
 
@@ -69,11 +69,12 @@ def external_tensors(proto: Any, folder: Path | None, what: str) -> Externals:
         return _checked(tensor, folder, what) if tensor.data_location == external else None
 
     main = {tensor.name: located(tensor) for tensor in proto.graph.initializer}
-    inner = tuple(located(tensor) for tensor in _inner_tensors(proto))
+    inner = tuple(located(tensor) for tensor in inner_tensors(proto))
     return Externals({name: entry for name, entry in main.items() if entry is not None}, inner)
 
 
-def _inner_tensors(proto: Any) -> Iterator[Any]:
+def inner_tensors(proto: Any) -> Iterator[Any]:
+    """The tensors of attributes, subgraphs and functions, in order."""
     yield from _node_tensors(proto.graph.node)
     for function in proto.functions:
         yield from _node_tensors(function.node)

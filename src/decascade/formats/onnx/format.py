@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from decascade.errors import FormatError
@@ -19,6 +18,7 @@ from decascade.formats.onnx.run import run_model
 from decascade.formats.onnx.sizes import sized
 from decascade.formats.onnx.view import View, view_of
 from decascade.formats.onnx.write import rewritten
+from decascade.frameworks import needed
 from decascade.ir.graph import Graph
 
 
@@ -102,14 +102,14 @@ class OnnxFormat:
         """Write to exactly `path`; where the weights pass 2 GiB, or came as external data, they go to PATH.data."""
         save_model(_held(native), path)
 
-    def run(self, native: Any, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
+    def run(self, native: Any, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """The outputs that onnxruntime gives, unoptimised, on one thread; in the model's own element types.
 
         Raises:
             FormatError: onnxruntime is not installed, or does not accept the model.
             UsageError: inputs that are not those of the model.
         """
-        return cast(dict[str, NDArray[np.float32]], run_model(_held(native), inputs))
+        return run_model(_held(native), inputs)
 
     def to_graph(self, document: Document, name: str, array: NDArray[Any]) -> NDArray[Any]:
         """ONNX is channels-first, as the graph is: the array itself."""
@@ -145,10 +145,7 @@ def _held(source: Any) -> OnnxModel:
 
 
 def _need_onnx() -> None:
-    try:
-        import_module("onnx")
-    except ImportError:
-        raise FormatError("reading an ONNX model needs the onnx package: pip install onnx") from None
+    needed("onnx", "reading an ONNX model")
 
 
 FORMAT = OnnxFormat()

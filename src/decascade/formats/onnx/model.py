@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from decascade.errors import FormatError
 from decascade.formats.files import checked_container
+from decascade.formats.onnx.calls import check_calls
 from decascade.formats.onnx.definitions import check_definitions
 from decascade.formats.onnx.external import Externals, external_tensors, plain_dtype, put_raw, tensor_bytes
+from decascade.formats.onnx.tensors import array_of, check_tensors
 
 AnyArray = NDArray[Any]
 INLINE_BYTES = 1024
@@ -164,6 +166,8 @@ def _check_model(proto: Any, what: str) -> None:
     if not proto.graph.node:
         raise FormatError(f"{what} has a graph without a node: there is nothing to run in it")
     check_definitions(proto)
+    check_calls(proto)
+    check_tensors(proto)
     if proto.graph.sparse_initializer:
         name = proto.graph.sparse_initializer[0].values.name
         raise FormatError(f"{what} has a sparse initializer ({name}), which is not supported: store it dense")
@@ -196,11 +200,7 @@ def _copy(entry: Any) -> Any:
 
 
 def _large_array(tensor: Any, externals: Externals) -> AnyArray | None:
-    """The data of an initializer that is worth holding as an array; None for a small one, or of no NumPy type.
-
-    Raises:
-        FormatError: the data does not fill the shape.
-    """
+    """The data of an initializer that is worth holding as an array; None for a small one, or of no NumPy type."""
     needed = tensor_bytes(tensor)
     dtype = plain_dtype(tensor.data_type)
     if needed is None or dtype is None or needed < INLINE_BYTES:
@@ -209,35 +209,11 @@ def _large_array(tensor: Any, externals: Externals) -> AnyArray | None:
     if tensor.name in externals.main:
         return externals.main[tensor.name].array(dtype, shape)
     if not tensor.HasField("raw_data"):
-        array = small_array(tensor)
+        array = array_of(tensor, f"initializer {tensor.name}")
     else:
-        array = np.frombuffer(_raw(tensor, needed), dtype.newbyteorder("<")).reshape(shape)
+        array = np.frombuffer(tensor.raw_data, dtype.newbyteorder("<")).reshape(shape)
     array.flags.writeable = False
     return array
-
-
-def _raw(tensor: Any, needed: int) -> bytes:
-    data = tensor.raw_data
-    if len(data) != needed:
-        told = f"{len(data)} bytes, its shape {tuple(tensor.dims)} needs {needed}"
-        raise FormatError(f"initializer {tensor.name} holds {told}: the file is damaged")
-    return data
-
-
-def small_array(tensor: Any) -> AnyArray:
-    """The data of a tensor that the message holds.
-
-    Raises:
-        FormatError: the data does not fill the shape.
-    """
-    try:
-        return np.asarray(import_module("onnx.numpy_helper").to_array(tensor))
-    except (ValueError, TypeError):
-        told = f"does not hold the data of its shape {tuple(tensor.dims)}"
-        raise FormatError(f"initializer {tensor.name} {told}: the file is damaged") from None
-    except KeyError:
-        told = f"has element type {tensor.data_type}, which the installed onnx does not know"
-        raise FormatError(f"initializer {tensor.name} {told}: update onnx, or the file is damaged") from None
 
 
 def chunks(model: OnnxModel) -> Iterator[bytes | memoryview]:

@@ -8,6 +8,8 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
+from decascade.ir.names import Names
+
 STANDARD = ("", "ai.onnx")
 """The two spellings of ONNX's own operator domain."""
 
@@ -51,32 +53,31 @@ class Native:
         return tuple(name for name in self.outputs if name)
 
 
+def tensor_names(graph: Any) -> set[str]:
+    """Every name that a graph or a subgraph in it gives to a tensor, those included of which only the type is said."""
+    found = {value.name for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer)}
+    for node in graph.node:
+        found.update(node.input, node.output)
+        for attribute in node.attribute:
+            for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                found |= tensor_names(inner)
+    return found
+
+
 def _text(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def natives_of(graph: Any) -> tuple[Native, ...]:
     """The nodes of a graph in the file's order."""
-    taken = {node.name for node in graph.node}
-    seen: set[str] = set()
+    names = Names((node.name for node in graph.node), first=1)
     found: list[Native] = []
     for index, node in enumerate(graph.node):
-        name = node.name
-        if not name or name in seen:
-            name = _unused(name or f"{node.op_type}_{index}", taken)
-            taken.add(name)
-        seen.add(name)
+        name = names.own(node.name) if node.name else names.node(f"{node.op_type}_{index}")
         captured = _captured(node) if any(a.type in (5, 10) for a in node.attribute) else ()
         standard = node.domain in STANDARD
         found.append(Native(index, name, node.op_type, standard, tuple(node.input), tuple(node.output), node, captured))
     return tuple(found)
-
-
-def _unused(stem: str, taken: set[str]) -> str:
-    name, k = stem, 1
-    while name in taken:
-        name, k = f"{stem}_{k}", k + 1
-    return name
 
 
 def _captured(node: Any) -> tuple[str, ...]:

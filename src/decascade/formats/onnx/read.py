@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from decascade.errors import AlgebraError, FormatError, GraphError
 from decascade.formats.onnx import activations as onnx_activations
@@ -11,9 +12,10 @@ from decascade.formats.onnx import layout as onnx_layout
 from decascade.formats.onnx import moves as onnx_moves
 from decascade.formats.onnx.foreign import constant_source, dynamic_inputs, foreign
 from decascade.formats.onnx.layers import Matches, Reader
-from decascade.formats.onnx.nodes import Native
+from decascade.formats.onnx.nodes import Native, tensor_names
 from decascade.formats.onnx.view import View
 from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.names import Names
 from decascade.ir.shapes import infer_node
 
 READERS: Mapping[str, Reader] = {
@@ -40,8 +42,7 @@ class _Builder:
         self.view = view
         self.nodes: list[tuple[int, Node]] = []
         self.tensors: dict[str, Tensor] = {name: self._tensor(name) for name in view.inputs}
-        self.names = {native.name for native in view.natives}
-        self.used: set[str] = set()
+        self.names = Names((native.name for native in view.natives), first=1)
         self.absorbed: set[int] = set()
 
     def build(self) -> Graph:
@@ -56,10 +57,11 @@ class _Builder:
         for name in view.outputs:
             if name in view.constants and name not in self.tensors:
                 op = constant_source(view.constants[name])
-                self._append(-1, Node(self._name(f"{name}_value"), op, (), (name,), (name,), native=()))
+                self._append(-1, Node(self.names.node(f"{name}_value"), op, (), (name,), (name,), native=()))
         self._add_sizes()
         nodes = tuple(node for _, node in sorted(self.nodes, key=lambda pair: pair[0]))
-        return Graph(nodes, view.inputs, view.outputs, self.tensors, str(view.model.shell.graph.name) or "model")
+        return Graph(nodes, view.inputs, view.outputs, self.tensors, str(view.model.shell.graph.name) or "model",
+                     frozenset({*tensor_names(view.model.shell.graph), *(native.name for native in view.natives)}))
 
     def _add_sizes(self) -> None:
         """Nodes that compute sizes are only part of the graph where something in it reads them."""
@@ -73,7 +75,7 @@ class _Builder:
         for name in native.writes:
             if name in self.view.outputs:
                 op = constant_source(self.view.constants[name])
-                node = Node(self._name(native.name), op, (), (name,), (native.name,), native=(native.index,))
+                node = Node(self.names.own(native.name), op, (), (name,), (native.name,), native=(native.index,))
                 self._append(native.index, node)
 
     def _add_known(self, native: Native) -> bool:
@@ -84,19 +86,18 @@ class _Builder:
         nodes: list[Node] = []
         for match in matches:
             natives = [self.view.natives[k] for k in match.natives]
-            name = self._name((natives[0] if native.kind == "MatMul" else natives[-1]).name)
+            name = (natives[0] if native.kind == "MatMul" else natives[-1]).name
             origin = tuple(n.name for n in natives)
             nodes.append(Node(name, match.op, match.inputs, (match.output,), origin, native=match.natives))
         try:
             shapes = [infer_node(node, self.tensors)[0] for node in nodes]
         except GraphError:
-            self.used.difference_update(node.name for node in nodes)
             return False
         for node, shape in zip(nodes, shapes, strict=True):
             if shape is not None:
                 self.view.shapes[node.output] = shape
             self._settle_dtype(node)
-            self._append(native.index, node)
+            self._append(native.index, replace(node, name=self.names.own(node.name)))
         self.absorbed.update(k for match in matches for k in match.natives)
         return True
 
@@ -117,6 +118,7 @@ class _Builder:
         reader = READERS.get(native.kind) if native.standard else None
         if reader is None or not (native.inputs and native.inputs[0] and native.outputs and native.outputs[0]):
             return None
+        self._refuse_strings(native)
         try:
             matches = reader(view, native)
         except FormatError:
@@ -126,10 +128,16 @@ class _Builder:
         read = {name for match in matches or () for name in match.inputs}
         return matches if all(view.floating(name) and name not in view.constants for name in read) else None
 
+    def _refuse_strings(self, native: Native) -> None:
+        constants = self.view.constants
+        strings = [name for name in native.reads if name in constants and constants[name].dtype.kind in "OSU"]
+        if strings and native.kind in onnx_layers.READERS:
+            raise FormatError(f"node {native.name} ({native.kind}) reads {strings[0]}, which holds strings: it takes numbers")
+
     def _add_foreign(self, native: Native) -> None:
         op = foreign(self.view, native)
         inputs = dynamic_inputs(self.view, native)
-        node = Node(self._name(native.name), op, inputs, native.writes, (native.name,), native=(native.index,))
+        node = Node(self.names.own(native.name), op, inputs, native.writes, (native.name,), native=(native.index,))
         self._append(native.index, node)
 
     def _append(self, index: int, node: Node) -> None:
@@ -139,10 +147,3 @@ class _Builder:
 
     def _tensor(self, name: str) -> Tensor:
         return Tensor(name, self.view.shapes.get(name), self.view.dtypes.get(name, "float32"))
-
-    def _name(self, wanted: str) -> str:
-        name, k = wanted, 1
-        while name in self.used or (k > 1 and name in self.names):
-            name, k = f"{wanted}_{k}", k + 1
-        self.used.add(name)
-        return name

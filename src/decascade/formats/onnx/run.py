@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from decascade.errors import FormatError, UsageError
 from decascade.formats.onnx.model import OnnxModel, keep_entries
+from decascade.frameworks import needed
 
 Level = Literal["disable", "basic", "extended", "all"]
 _LARGE = 2**26
@@ -57,10 +58,7 @@ def run_model(model: OnnxModel, inputs: Mapping[str, NDArray[Any]], level: Level
 
 
 def _session(proto: Any, level: Level, threads: int) -> Any:
-    try:
-        runtime: Any = import_module("onnxruntime")
-    except ImportError:
-        raise FormatError("running an ONNX model needs onnxruntime: pip install onnxruntime") from None
+    runtime = needed("onnxruntime", "running an ONNX model")
     levels = runtime.GraphOptimizationLevel
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from decascade.errors import FormatError
 from decascade.formats.onnx.fold import Folded, fold
-from decascade.formats.onnx.model import OnnxModel, small_array
+from decascade.formats.onnx.model import OnnxModel
 from decascade.formats.onnx.nodes import Native, natives_of
 from decascade.formats.onnx.stated import check_elements, check_stated, opsets_of
+from decascade.formats.onnx.tensors import array_of
 from decascade.ir.graph import Dim, Shape
 
 AnyArray = NDArray[Any]
@@ -80,12 +81,12 @@ def view_of(model: OnnxModel) -> View:
     natives = natives_of(graph)
     initializers = {t.name for t in graph.initializer}
     _check_wiring(graph, natives, initializers)
+    constants = {t.name: _initializer(model, t) for t in graph.initializer}
     shapes, dtypes = _types(model)
     for name, shape in shapes.items():
         check_elements(f"tensor {name}", shape)
     inputs = tuple(i.name for i in graph.input if i.name not in initializers)
     outputs = tuple(o.name for o in graph.output)
-    constants = {t.name: _initializer(model, t) for t in graph.initializer}
     folded = fold(natives, constants, shapes, opsets.get("", 0))
     dtypes = {**dtypes, **{name: str(array.dtype) for name, array in constants.items()}}
     view = View(model, opsets.get("", 0), opsets, natives, inputs, outputs, constants, folded, shapes, dtypes)
@@ -95,7 +96,7 @@ def view_of(model: OnnxModel) -> View:
 
 def _initializer(model: OnnxModel, tensor: Any) -> AnyArray:
     array = model.weights.get(tensor.name)
-    return small_array(tensor) if array is None else array
+    return array_of(tensor, f"initializer {tensor.name}") if array is None else array
 
 
 def _check_wiring(graph: Any, natives: Sequence[Native], initializers: set[str]) -> None:

@@ -13,6 +13,7 @@ from decascade.errors import FormatError
 from decascade.formats.onnx.emit import Emitter
 from decascade.formats.onnx.emit_ops import emit
 from decascade.formats.onnx.model import OnnxModel, keep_entries
+from decascade.formats.onnx.nodes import tensor_names
 from decascade.formats.onnx.view import View
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.ops import Foreign
@@ -35,12 +36,11 @@ class _Replay:
         graph = view.model.shell.graph
         known = {node.name: node for node in old.nodes}
         self.kept = {n.name: known[n.name] for n in new.nodes if n.name in known and known[n.name].op is n.op}
-        taken = {name for native in view.natives for name in (*native.writes, *native.reads)}
+        taken = tensor_names(graph)
         # a node that is emitted anew may have the name of the one that it replaces
         replayed = {index for node in self.kept.values() for index in _indices(node)}
         taken |= {native.name for native in view.natives if native.index in replayed or native.index in view.folded}
-        taken |= {*new.tensors, *(t.name for t in graph.initializer), *view.inputs, *view.outputs}
-        self.emitter = Emitter(view.opset, taken)
+        self.emitter = Emitter(view.opset, {*taken, *new.tensors})
         self.nodes: list[Any] = []
         self.placed: set[int] = set()
         self.wanted: deque[int] = deque()

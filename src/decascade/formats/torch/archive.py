@@ -2,8 +2,9 @@
 
 torch.export.load unpickles weights, constants and sample inputs if the archive says so, loads compiled libraries, evaluates
 size expressions as Python (sympy.sympify) and builds source code out of names.  So the archive is taken apart here: every
-member, name, operator and expression is checked against what an exported program needs, and torch is given a new archive,
-in memory, of the checked parts alone: weights as raw bytes, no pickles, no guards, no notes on where the code came from.
+member, name, operation, size and expression is checked against what an exported program needs (`operators`, `stored`,
+`sizes`), and torch is given a new archive, in memory, of the checked parts alone: weights as raw bytes, no pickles, no guards,
+no notes on where the code came from.  What the operations make of the sizes is then followed on shapes alone (`growth`).
 """
 
 from __future__ import annotations
@@ -14,13 +15,20 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
-from decascade.errors import FormatError, UnsafeModelError
+from decascade.errors import FormatError, LimitExceededError, UnsafeModelError
 from decascade.formats.base import NOTE
 from decascade.formats.files import checked_container
-from decascade.formats.torch.common import NOTE_KEY, load, one_line, words
+from decascade.formats.torch.common import NOTE_KEY, load, one_line
+from decascade.formats.torch.growth import check_growth
+from decascade.formats.torch.operators import OPERATORS
+from decascade.formats.torch.sizes import is_expression
+from decascade.formats.torch.stored import check_stored
+from decascade.limits import LIMITS
+from decascade.reading.text import parse_json
 
 RESAVE = "load it where you trust it and store it again with torch.export.save, or pass the live nn.Module"
 
@@ -35,25 +43,17 @@ _KNOWN = re.compile(
 )
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _PATH = re.compile(r"[^\"'\\\x00-\x1f\x7f]*")
-_OPERATOR = re.compile(r"torch\.ops\.(aten|prims|prim)\.(?!__)\w+\.(?!__)\w+")
-_FORBIDDEN = re.compile(r"torch\.ops\.\w+\.(from_file|save|load|_?pickle\w*|set_)\.\w+")
-_ARITHMETIC = re.compile(
-    r"_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pos|pow|getitem|eq|ne|lt|le|gt|ge|and_|or_|not_)"
-    r"|math\.(ceil|floor|trunc|sqrt)|torch\.(sym_(float|int|ite|max|min|not|sqrt|sum)|_sym_sqrt)"
-)
-_FUNCTIONS = words(
-    "Symbol Integer Float Rational Add Mul Pow Mod Max Min FloorDiv CeilDiv CleanDiv PythonMod ModularIndexing Where CeilToInt "
-    "FloorToInt TruncToInt ToFloat IntTrueDiv FloatTrueDiv PowByNatural Identity Eq Ne Lt Le Gt Ge True False positive integer "
-    "nonnegative zero oo Unequality Equality StrictLessThan LessThan StrictGreaterThan GreaterThan"
-)
-_TOKENS = re.compile(
-    r"\s*(?:(?P<word>[A-Za-z_]\w*)|'(?P<quoted>[A-Za-z]\w*)'|\d+(?:\.\d+)?|\*\*|//|<=|>=|==|!=|[-+*/%(),=<>])"
-)
 _IMMUTABLE = "torch.fx.immutable_collections.immutable_"
 _TREES = frozenset(
     ("builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict", f"{_IMMUTABLE}dict", f"{_IMMUTABLE}list")
 )
 _NAME_KEYS = frozenset(("name", "as_name"))
+_REFUSED = frozenset(("as_operator", "as_custom_obj", "as_graph", "custom_obj", "class_fqn"))
+"""Arguments that are looked up, or that are programs themselves."""
+_PRODUCTS = frozenset(("as_ints", "as_sym_ints", "sizes"))
+"""Keys of lists whose numbers may be the sizes of a tensor."""
+_NO_END = (2**63 - 1, 2**63)
+"""What stands for "to the end" in slices."""
 
 
 def load_program(path: Path) -> Any:
@@ -61,7 +61,8 @@ def load_program(path: Path) -> Any:
 
     Raises:
         FormatError: missing, empty, truncated, no exported program, or one of another version of torch.
-        UnsafeModelError: a member, operator, name or expression that could run code.
+        UnsafeModelError: a member, operation, name or expression that is none of those that a plain program has.
+        LimitExceededError: more, or larger, than `decascade.limits` allows.
     """
     path = checked_container(path, "zip")
     torch = load()
@@ -71,6 +72,7 @@ def load_program(path: Path) -> Any:
         clean, note = _checked_copy(path)
         with quiet():
             program = torch.export.load(clean)
+            check_growth(program, str(path), RESAVE)
         if note:
             setattr(program, NOTE_KEY, note)
         return program
@@ -86,11 +88,12 @@ def _checked_copy(path: Path) -> tuple[io.BytesIO, str]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(path, archive)
+            _check_sizes(path, archive)
             model = _json(path, archive.read(members[_MODEL]))
             _check_version(path, model)
             _check_model(path, model)
-            weights = _checked_config(path, archive.read(members[_WEIGHTS]))
-            constants = _checked_config(path, archive.read(members[_CONSTANTS]))
+            weights = _checked_config(path, archive, members, _WEIGHTS)
+            constants = _checked_config(path, archive, members, _CONSTANTS)
             note = archive.read(members[EXTRA]).decode("utf-8", "replace") if EXTRA in members else ""
             clean = io.BytesIO()
             with zipfile.ZipFile(clean, "w", zipfile.ZIP_STORED) as out:
@@ -102,6 +105,19 @@ def _checked_copy(path: Path) -> tuple[io.BytesIO, str]:
         raise FormatError(f"{path} is no exported program: it lacks {lacks}; store one with torch.export.save") from None
     clean.seek(0)
     return clean, note
+
+
+def _check_sizes(path: Path, archive: zipfile.ZipFile) -> None:
+    """All members together, as the archive states them; a member that is longer than stated is cut off by zipfile."""
+    total = sum(info.file_size for info in archive.infolist())
+    if total > LIMITS.unpacked_bytes:
+        most = f"{LIMITS.unpacked_bytes:,} are the limit (unpacked_bytes)"
+        raise LimitExceededError(f"{path} unpacks to {total:,} bytes, {most}: pass the live nn.Module")
+    texts = [info for info in archive.infolist() if info.filename.endswith(".json")]
+    for info in texts:
+        if info.file_size > LIMITS.config_bytes:
+            told = f"{info.filename} of {info.file_size:,} bytes, {LIMITS.config_bytes:,} are the limit (config_bytes)"
+            raise LimitExceededError(f"{path} holds {told}: pass the live nn.Module")
 
 
 def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, str]:
@@ -150,7 +166,7 @@ def _copy(archive: zipfile.ZipFile, members: Mapping[str, str], out: zipfile.Zip
 
 def _json(path: Path, data: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(data)
+        value = parse_json(data)
     except ValueError:
         raise FormatError(f"{path} is damaged: a part that should be JSON is not; export it again") from None
     if not isinstance(value, dict):
@@ -158,13 +174,14 @@ def _json(path: Path, data: bytes) -> dict[str, Any]:
     return cast(dict[str, Any], value)
 
 
-def _checked_config(path: Path, data: bytes) -> dict[str, Any]:
+def _checked_config(path: Path, archive: zipfile.ZipFile, members: Mapping[str, str], inner: str) -> dict[str, Any]:
     """The table of stored tensors, none of which may be a pickle."""
-    table = _json(path, data)
-    for name, entry in table.get("config", {}).items():
-        stored = str(entry.get("path_name", ""))
-        if entry.get("use_pickle") is not False or not re.fullmatch(r"(weight|tensor)_\d+", stored):
-            raise UnsafeModelError(f"{path} stores {name} as a pickle ({stored}), which is never loaded: {RESAVE}")
+    table = _json(path, archive.read(members[inner]))
+    folder = inner.rpartition("/")[0] + "/"
+    lengths = {name.removeprefix(folder): archive.getinfo(full).file_size for name, full in members.items()
+               if name.startswith(folder)}  # fmt: skip
+    check_stored(table, lengths, str(path), RESAVE)
+    for name in table["config"]:
         if not _PATH.fullmatch(name):
             raise UnsafeModelError(f"{path} has a tensor called {name!r}, which is no name: {RESAVE}")
     return table
@@ -185,13 +202,15 @@ def _check_model(path: Path, model: dict[str, Any]) -> None:
     """Check and clean the program's description in place."""
     model["guards_code"] = []
     for key, value in _walk(model):
-        problem = _problem(key, value)
+        problem = _problem(key, value) if isinstance(value, str) else _excess(value)
         if problem:
-            raise UnsafeModelError(f"{path} has {problem} {str(value)[:80]!r} and is not loaded: {RESAVE}")
+            error = UnsafeModelError if isinstance(value, str) else LimitExceededError
+            raise error(f"{path} has {problem} {str(value)[:80]!r} and is not loaded: {RESAVE}")
 
 
 def _walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every string with the key that it stands under, and every key of a table as a "name"; notes are emptied on the way."""
+    """Every string and whole number with the key that it stands under, every list of numbers too, and every key of a table
+    as a "key"; notes are emptied on the way."""
     if isinstance(value, dict):
         table = cast(dict[str, Any], value)
         if "target" in table and isinstance(table.get("metadata"), dict):
@@ -200,17 +219,30 @@ def _walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield "key", inner
             yield from _walk(item, inner)
     elif isinstance(value, list):
-        for item in cast(list[Any], value):
+        items = cast(list[Any], value)
+        if key in _PRODUCTS:
+            yield key, items
+        for item in items:
             yield from _walk(item, key)
-    elif isinstance(value, str):
+    elif isinstance(value, (str, int)) and not isinstance(value, bool):
         yield key, value
+
+
+def _excess(value: Any) -> str:
+    """What is too large about a number, or about a list of numbers, which may be sizes; "" where nothing is."""
+    if isinstance(value, int):
+        return "" if abs(value) < LIMITS.elements or abs(value) in _NO_END else "a number that is no size (limit elements),"
+    items = [cast(dict[str, Any], item).get("as_int") if isinstance(item, dict) else item for item in value]
+    total = prod(max(1, abs(item)) for item in items if isinstance(item, int))
+    return "" if total < LIMITS.elements else "sizes of too many elements (limit elements),"
 
 
 def _problem(key: str, value: str) -> str:
     """What is wrong with a string of the program's description; "" where nothing is."""
     if key == "target":
-        allowed = _OPERATOR.fullmatch(value) and not _FORBIDDEN.fullmatch(value)
-        return "" if allowed or _ARITHMETIC.fullmatch(value) else "an operator that is not one of PyTorch's own,"
+        return "" if value in OPERATORS else "an operator that is not one of PyTorch's own for plain networks,"
+    if key in _REFUSED or (key == "key" and value in _REFUSED):
+        return "an argument that is no plain value,"
     if key == "expr_str":
         return "" if is_expression(value) else "a size that is no expression,"
     if key in ("in_spec", "out_spec"):
@@ -218,20 +250,6 @@ def _problem(key: str, value: str) -> str:
     if key in _NAME_KEYS or key == "forward_arg_names":
         return "" if _WORD.fullmatch(value) or not value else "a name that is no name,"
     return "" if key in ("as_string", "torch_version") or _PATH.fullmatch(value) else "a string that is no name,"
-
-
-def is_expression(text: str) -> bool:
-    """Whether a size expression is made of numbers, symbols and known functions alone, so that it may be evaluated."""
-    position = 0
-    while position < len(text.rstrip()):
-        token = _TOKENS.match(text, position)
-        if token is None:
-            return False
-        word = token["word"]
-        if word is not None and word not in _FUNCTIONS and not re.fullmatch(r"[suz]f?\d+", word):
-            return False
-        position = token.end()
-    return True
 
 
 def _plain_tree(text: str) -> bool:

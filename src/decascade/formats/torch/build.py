@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from decascade.algebra.conv import Pads
 from decascade.formats.torch.common import load
+from decascade.ir.names import Names
 
 
 @dataclass(eq=False)
@@ -28,14 +30,10 @@ class Builder:
 
     def name(self, wanted: str) -> str:
         """An attribute name for a new part: letters, digits and underscores, not in use."""
-        torch = load()
         base = re.sub(r"\W+", "_", wanted).strip("_") or "merged"
         base = f"_{base}" if base[0].isdigit() else base
-        name, count = base, 1
-        while hasattr(self.root, name) or hasattr(torch.fx.GraphModule, name):
-            count += 1
-            name = f"{base}_{count}"
-        return name
+        there = {path.partition(".")[0] for path in self.own}
+        return Names({*_attributes(), *dir(self.root), *there}).fresh(base)
 
     def module(self, wanted: str, module: Any, x: Any) -> Any:
         """Add a submodule and a call of it."""
@@ -52,7 +50,7 @@ class Builder:
     def _free(self, path: str) -> bool:
         """Whether a module can be put there: its place is empty, all before it are modules, and fx has not the name."""
         first, *rest = path.split(".")
-        if hasattr(load().fx.GraphModule, first):
+        if first in _attributes():
             return False
         holder = self.root
         for name in (first, *rest):
@@ -82,6 +80,13 @@ class Builder:
     def tensor(self, values: NDArray[Any], dtype: Any) -> Any:
         """A copy of an array as a tensor."""
         return load().tensor(np.ascontiguousarray(values), dtype=dtype, device=self.device)
+
+
+@cache
+def _attributes() -> frozenset[str]:
+    """What a GraphModule has already, before any part is added."""
+    torch = load()
+    return frozenset(dir(torch.fx.GraphModule(torch.nn.Module(), torch.fx.Graph())))
 
 
 def pad(builder: Builder, x: Any, pads: Pads, value: float = 0.0, channels: tuple[int, int] = (0, 0)) -> Any:

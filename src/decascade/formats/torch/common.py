@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from decascade.errors import FormatError
 from decascade.formats.base import NOTE
-from decascade.frameworks import keep_triton_out
+from decascade.frameworks import keep_triton_out, needed
 from decascade.ir.graph import Shape
 
 WAY_ROUND = 'or export it with torch.onnx.export(model, example, "model.onnx", dynamo=True) and pass that file'
@@ -41,13 +40,10 @@ def load() -> Any:
     """The torch module.
 
     Raises:
-        FormatError: torch is not installed.
+        MissingPackageError: torch is not installed.
     """
     keep_triton_out()
-    try:
-        return import_module("torch")
-    except ImportError as error:
-        raise FormatError(f"PyTorch is needed for this model and cannot be imported ({error}): pip install torch") from None
+    return needed("torch", "a PyTorch model")
 
 
 def loaded() -> Any | None:

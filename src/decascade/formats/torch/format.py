@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from decascade.errors import FormatError, UnsafeModelError
@@ -68,7 +67,7 @@ class TorchFormat:
 
         save_module(native, path)
 
-    def run(self, native: Any, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
+    def run(self, native: Any, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """The outputs in eval mode, without gradients: "output", or "output_0" and on for several."""
         from decascade.formats.torch.run import run_module
 

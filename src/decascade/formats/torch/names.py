@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
+from typing import Any, cast
 
 from decascade.formats.torch.common import InputSpec, Traced, load, words
 from decascade.formats.torch.modules import module_call
 from decascade.formats.torch.pure import call_name
 from decascade.formats.torch.values import NotConstantError, Values
+from decascade.ir import names as free
 from decascade.ir.graph import Shape
 
 SPATIAL = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
@@ -30,7 +31,8 @@ class Names:
     module: Any
     original: Any
     _tensors: dict[Any, str] = field(default_factory=dict[Any, str])
-    _nodes: set[str] = field(default_factory=set[str])
+    _nodes: free.Names = field(init=False)
+    _taken: free.Names = field(init=False)
 
     def __post_init__(self) -> None:
         nodes = list(self.module.graph.nodes)
@@ -41,22 +43,16 @@ class Names:
         for node in nodes:
             if node.op == "placeholder":
                 self._tensors[node] = node.target
-        taken = set(self._tensors.values())
+        self._taken = free.Names(self._tensors.values())
         for node in nodes:
             if node not in self._tensors:
-                name = node.name
-                while name in taken:
-                    name += "_"
-                taken.add(name)
-                self._tensors[node] = name
+                self._tensors[node] = self._taken.tensor(node.name)
+        self._nodes = free.Names((path for path, _ in self.module.named_modules()), joint="#")
 
     def extra(self, wanted: str) -> str:
         """A name for a tensor that fx does not know."""
-        taken = set(self._tensors.values())
-        while wanted in taken:
-            wanted += "_"
-        self._tensors[wanted] = wanted
-        return wanted
+        name = self._tensors[wanted] = self._taken.tensor(wanted)
+        return name
 
     def tensor(self, node: Any) -> str:
         """The name of the tensor that an fx node writes."""
@@ -65,12 +61,15 @@ class Names:
     def node(self, node: Any, values: Values) -> tuple[str, str]:
         """A name of its own for a call, and the layer that it belongs to as the user knows it."""
         origin = self._layer(node, values)
-        name, count = origin, 1
-        while name in self._nodes:
-            count += 1
-            name = f"{origin}#{count}"
-        self._nodes.add(name)
-        return name, origin
+        return self._nodes.own(origin), origin
+
+    def all(self) -> frozenset[str]:
+        """Everything in the model that has a name: modules, weights, calls, and the entries of its outputs."""
+        parts = (*self.original.named_modules(), *self.original.named_parameters(), *self.original.named_buffers())
+        nodes = list(self.module.graph.nodes)
+        entries: Any = nodes[-1].args[0]
+        keys = map(str, cast("dict[Any, Any]", entries)) if isinstance(entries, dict) else ()
+        return frozenset({*(path for path, _ in parts), *(node.name for node in nodes), *self._tensors.values(), *keys})
 
     def _layer(self, node: Any, values: Values) -> str:
         """A module's path; for a function, the path of the module that calls it and the function's name."""

@@ -200,6 +200,7 @@ def _assemble(reader: Reader) -> Reading:
         tuple(reader.tensors[node].name for node in outputs),
         tensors,
         type(reader.traced.original).__name__,
+        reader.names.all(),
     )
     names = {node: tensor.name for node, tensor in reader.tensors.items() if node in used}
     return Reading(reader.traced, reader.values, graph, sources, {node.name: node for node in nodes}, names)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from decascade.algebra.conv import Conv
 from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.names import Names
 from decascade.ir.ops import Activation, Affine, BiasMap, Concat, Dense, Identity, Op, Select
 from decascade.regions.values.channels import Kept, Known, kept_channels, mixing, positions
 from decascade.regions.values.facts import facts_of
@@ -30,7 +31,7 @@ class Pruned:
     channels: int = 0
 
 
-def prune(graph: Graph) -> Pruned:
+def prune(graph: Graph, names: Names | None = None) -> Pruned:
     """The graph without the channels that no output depends on, that are constant, or that are a multiple of another one,
     wherever what reads them can do without.
 
@@ -41,13 +42,13 @@ def prune(graph: Graph) -> Pruned:
     kept = kept_channels(known)
     if all(k.all() for k in kept.values()):
         return Pruned(graph)
-    return _Pruner(known, kept).run()
+    return _Pruner(known, kept, names or Names.of(graph)).run()
 
 
 class _Pruner:
-    def __init__(self, known: Known, kept: Kept) -> None:
-        self.known, self.kept, self.graph = known, kept, known.graph
-        self.names = {n: f"{n}/kept" for n, k in kept.items() if k.any() and not k.all()}
+    def __init__(self, known: Known, kept: Kept, free: Names) -> None:
+        self.known, self.kept, self.graph, self.free = known, kept, known.graph, free
+        self.names = {n: free.tensor(f"{n}/kept") for n, k in kept.items() if k.any() and not k.all()}
         self.home = dict[str, Node]()
 
     def run(self) -> Pruned:
@@ -75,7 +76,7 @@ class _Pruner:
         if not any(n in self.names or (n in self.kept and not self.kept[n].any()) for n in (*node.inputs, *node.outputs)):
             return node
         op, inputs = NARROW.get(type(node.op), _unchanged)(self, node)
-        new = Node(f"{node.name}/kept", op, tuple(self.names.get(n, n) for n in inputs),
+        new = Node(self.free.node(f"{node.name}/kept"), op, tuple(self.names.get(n, n) for n in inputs),
                    tuple(self.names.get(n, n) for n in node.outputs), sized=node.sized)
         self.home[new.name] = node
         return new

@@ -56,20 +56,22 @@ class _Step:
     context: bool
 
 
-def simplify(graph: Graph, target: Target) -> Simplified:
-    """The graph after all rules; equal to it in real arithmetic on every finite input."""
-    result = Simplified(graph)
+def simplify(graph: Graph, target: Target, names: Names | None = None) -> Simplified:
+    """The graph after all rules; equal to it in real arithmetic on every finite input.  `names`: of what is made."""
+    result, names = Simplified(graph), names or Names.of(graph)
     total = _total(graph, target)
     for _ in range(ROUNDS):
         before = result.graph
         for rule in (_idle, _support, _channels):
-            step = rule(result.graph, target)
+            trial = names.trial()
+            step = rule(result.graph, target, trial)
             if step is None:
                 continue
             after = _total(step.graph, target)
             new = [n for n in step.graph.nodes if n.name in step.made]
             if not after.exceeds(total) and unstorable(new, step.graph.tensors) is None:
                 result, total = _taken(result, step), after
+                names.accept(trial)
         if result.graph is before:
             break
     return result
@@ -96,7 +98,7 @@ def _taken(result: Simplified, step: _Step) -> Simplified:
     return Simplified(step.graph, home, words, frozenset(context))
 
 
-def _idle(graph: Graph, target: Target) -> _Step | None:
+def _idle(graph: Graph, target: Target, names: Names) -> _Step | None:
     facts, edits, words = facts_of(graph), dict[str, Edit](), dict[str, str]()
     touched = set[str]()
     for node in graph.nodes:
@@ -106,21 +108,21 @@ def _idle(graph: Graph, target: Target) -> _Step | None:
             continue
         edits[node.name], words[node.name] = ((found.op,), found.inputs), found.words
         touched.add(node.name)
-    return _edited(graph, edits, words, context=True)
+    return _edited(graph, edits, words, names, context=True)
 
 
-def _support(graph: Graph, target: Target) -> _Step | None:
+def _support(graph: Graph, target: Target, names: Names) -> _Step | None:
     edits, words, tensors = dict[str, Edit](), dict[str, str](), sized(graph).tensors
     for node in graph.nodes:
         found = smaller(node)
         if found is None:
             continue
-        nodes, middle = _sequence(graph, node, found.ops, node.inputs, Names(graph))
+        nodes, middle = _sequence(graph, node, found.ops, node.inputs, names.trial())
         costed = {**tensors, **{n: replace(t, shape=_shape(nodes, tensors, n)) for n, t in middle.items()}}
         left = [n for n in nodes if not isinstance(n.op, Identity)]
         if target.segment_cost(left, costed) < target.segment_cost([node], tensors):
             edits[node.name], words[node.name] = (found.ops, node.inputs), found.words
-    return _edited(graph, edits, words, context=False)
+    return _edited(graph, edits, words, names, context=False)
 
 
 def _shape(nodes: Sequence[Node], tensors: Mapping[str, Tensor], name: str) -> tuple[int | str, ...] | None:
@@ -130,8 +132,8 @@ def _shape(nodes: Sequence[Node], tensors: Mapping[str, Tensor], name: str) -> t
     return shapes[name]
 
 
-def _channels(graph: Graph, target: Target) -> _Step | None:
-    pruned = prune(graph)
+def _channels(graph: Graph, target: Target, names: Names) -> _Step | None:
+    pruned = prune(graph, names)
     if pruned.graph is graph:
         return None
     why = f"{pruned.channels} channels leave: constant, read by nobody, or a multiple of another one"
@@ -139,11 +141,13 @@ def _channels(graph: Graph, target: Target) -> _Step | None:
     return _Step(pruned.graph, pruned.home, {n.name: why for n in changed}, context=True)
 
 
-def _edited(graph: Graph, edits: Mapping[str, Edit], words: Mapping[str, str], *, context: bool) -> _Step | None:
+def _edited(
+    graph: Graph, edits: Mapping[str, Edit], words: Mapping[str, str], names: Names, *, context: bool
+) -> _Step | None:
     """The graph with sequences of operations in the places of nodes; an identity goes where it can."""
     if not edits:
         return None
-    names, nodes, tensors, made, idle = Names(graph), list[Node](), dict[str, Tensor](), dict[str, Node](), list[Node]()
+    nodes, tensors, made, idle = list[Node](), dict[str, Tensor](), dict[str, Node](), list[Node]()
     for node in graph.nodes:
         if node.name not in edits:
             nodes.append(node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -134,7 +134,7 @@ class VerificationFacts:
     max_abs, max_rel: the framework's outputs (without the framework: float64 outputs) of the two models; relative to
         the largest value of that output.
     tolerance: the difference that float32 rounding can explain on these inputs.
-    by: "framework", or "float64" where the framework is not installed.
+    by: "framework", or "float64" where the framework could not run both models; `unrun` says why.
     exact_error: the two models in float64; None where a model cannot be run in NumPy.
     exact_tolerance: the difference that rounding of the stored weights can explain there.
     original_fp32_error, merged_fp32_error: each model in its framework against the *original* in float64:
@@ -155,6 +155,17 @@ class VerificationFacts:
     merged_fp32_error: float | None = None
     notes: tuple[str, ...] = ()
     proofs: ProofFacts | None = None
+    unrun: str = ""
+
+    @property
+    def where(self) -> str:
+        """Where the outputs were computed that `max_abs` compares."""
+        return "in the framework" if self.by == "framework" else f"in float64 ({self.unrun or 'no framework at hand'})"
+
+    @property
+    def where_in_short(self) -> str:
+        """The same without what the framework said, which is among the notes."""
+        return replace(self, unrun=self.unrun.partition(":")[0]).where
 
     @property
     def fp32_ratio(self) -> float | None:

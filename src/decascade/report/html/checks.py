@@ -22,8 +22,7 @@ def check_parts(v: VerificationFacts, head: str, names: tuple[str, str]) -> list
 
 
 def _rows(v: VerificationFacts, names: tuple[str, str]) -> list[tuple[str, str]]:
-    by = "in the framework" if v.by == "framework" else "in float64 (no framework at hand)"
-    rows = [(f"differ {by} by", f"{v.max_abs:.2g}, where rounding can explain {v.tolerance:.2g}")]
+    rows = [(f"differ {v.where} by", f"{v.max_abs:.2g}, where rounding can explain {v.tolerance:.2g}")]
     if v.exact_error is not None and v.by == "framework":
         limit = "" if v.exact_tolerance is None else f", where rounding of stored weights can explain {v.exact_tolerance:.2g}"
         rows.append(("differ in float64 by", f"{v.exact_error:.2g}{limit}"))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from decascade.errors import UsageError
+from decascade.frameworks import needed
 from decascade.printable import printable_facts
 from decascade.report.facts.bench import BenchFacts, ModelCost, TargetFacts
 from decascade.report.facts.quantities import change
@@ -104,13 +103,9 @@ def plot_html(facts: BenchFacts) -> str:
     """A page with a bar chart per target: the layers of each model side by side, and the spread of single runs.
 
     Raises:
-        UsageError: plotly is not installed.
+        MissingPackageError: plotly is not installed.
     """
-    try:
-        graph_objects: Any = import_module("plotly.graph_objects")
-        subplots: Any = import_module("plotly.subplots")
-    except ImportError:
-        raise UsageError("a plot needs plotly, which is not installed: pip install plotly") from None
+    graph_objects, subplots = needed("plotly.graph_objects", "a plot"), needed("plotly.subplots", "a plot")
     titles = [f"{t.target} ({t.unit})" for t in facts.targets]
     figure = subplots.make_subplots(rows=len(titles), cols=1, subplot_titles=titles)
     for row, target in enumerate(facts.targets, start=1):

@@ -82,7 +82,7 @@ def render_verification(facts: VerificationFacts, names: tuple[str, str] = ("ori
     head = "Verified: " if facts.same else "Checked: "
     lines: list[RenderableType] = [Text.assemble((head, "bold"), (verdict, style), f", {facts.samples} samples")]
     table = Table.grid(padding=(0, 2, 0, 0))
-    by = "  in the framework" if facts.by == "framework" else "  in float64 (no framework at hand)"
+    by = f"  {facts.where_in_short}"
     rows = (by, facts.max_abs, facts.tolerance), ("  in float64", facts.exact_error, facts.exact_tolerance)
     for name, error, limit in rows:
         if error is not None and (name == by or facts.by == "framework"):

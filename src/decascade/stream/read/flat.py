@@ -12,7 +12,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from decascade.errors import FormatError, UsageError
+from decascade.errors import FormatError, MissingPackageError
+from decascade.frameworks import needed
 
 TYPES: Mapping[int, tuple[str, Any]] = {
     0: ("float32", np.float32), 2: ("int32", np.int32), 3: ("uint8", np.uint8), 4: ("int64", np.int64),
@@ -88,13 +89,13 @@ def read_path(path: Path) -> bytes:
 
 def _schema() -> Any:
     """The module that flatc made of TensorFlow's schema."""
-    for place in ("ai_edge_litert.schema_py_generated", "tensorflow.lite.python.schema_py_generated"):
+    try:
+        return needed("ai_edge_litert.schema_py_generated", "reading a .tflite file")
+    except MissingPackageError as missing:
         try:
-            return import_module(place)
+            return import_module("tensorflow.lite.python.schema_py_generated")
         except ImportError:
-            continue
-    raise UsageError("reading a .tflite file needs ai-edge-litert, which is not installed: pip install ai-edge-litert, "
-                     "or decascade[device]")
+            raise missing from None
 
 
 def _file(schema: Any, model: Any) -> File:

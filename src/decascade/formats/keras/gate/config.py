@@ -85,6 +85,8 @@ class Gate:
         name = lists.ALIASES.get(given, given)
         if registered not in (None, given):
             raise self._refusal(part, str(registered))
+        if module is None and (home := _operation_home(given, part)):
+            return given, home
         if given in lists.MODELS and (module is None or module in lists.MODELS[given]):
             return ("Sequential" if given == "Sequential" else "Model"), "keras"
         if name in lists.LAYERS and (module is None or module in lists.LAYER_MODULES) and _offered(name):
@@ -363,6 +365,18 @@ def _reference(value: Any) -> bool:
     """Whether it is [layer, node, tensor]."""
     row = cast("list[Any]", value) if isinstance(value, list) else []
     return len(row) == 3 and isinstance(row[0], str) and all(type(n) is int and n >= 0 for n in row[1:])
+
+
+def _operation_home(name: str, part: Json) -> str | None:
+    """The module of an operation that HDF5 stores by its name alone (`x + y` is "Add"); None for a layer, which states more.
+
+    Keras takes such an Add for the layer of that name and then refuses its call.
+    """
+    inner, nodes = as_dict(part.get("config")) or {}, part.get("inbound_nodes")
+    if "trainable" in inner or not (isinstance(nodes, list) and nodes and as_dict(cast("list[Any]", nodes)[0]) is not None):
+        return None
+    found = [module for module, names in lists.OPERATIONS.items() if name in names]
+    return found[0] if len(found) == 1 else None
 
 
 def _offered(layer: str) -> bool:
