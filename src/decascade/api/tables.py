@@ -22,6 +22,7 @@ from decascade.deploy.meters.tflite import tflite_of
 from decascade.deploy.onnx.model import onnx_of
 from decascade.errors import OutputError, UsageError
 from decascade.ir.graph import Graph, Node, Tensor
+from decascade.ir.names import Names
 from decascade.ir.ops.traits import joins_neighbours
 from decascade.output import Item, write_all
 from decascade.regions.merge import Options, merge_graph
@@ -100,7 +101,7 @@ def _list_students(graph: Graph, listing: Listing) -> None:
     """Every layer of every student that saves multiply-accumulates."""
     folding = folded(graph, shapes_only=True)
     for candidate in candidates(folding, Macs(), SPAN):
-        nodes, tensors = written(candidate.student, candidate.student.blank(), "student")
+        nodes, tensors = written(candidate.student, candidate.student.blank(), "student", Names.of(folding))
         listing.segment_cost(nodes, {**folding.tensors, **tensors})
 
 
