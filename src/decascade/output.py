@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import errno
+import filecmp
+import glob
+import hashlib
+import mmap
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from decascade.errors import OutputError
 from decascade.scratch import Scratch
 
+DIGITS = 16
+"""Of a digest in a name."""
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FULL_WORDS = ("no space left", "file too large", "disk quota", "errno = 28", "errno = 27")
 
@@ -59,27 +65,82 @@ def _check_name(path: Path) -> None:
         raise OutputError(f"{shown} cannot be written to: {told} (a name of {size} bytes): choose another name") from None
 
 
+def side_name(name: str, digest: str) -> str:
+    """What a file beside the one called `name` is called that holds a part of it: by a digest of its content, in hex."""
+    return f"{name}.{digest[:DIGITS]}.data"
+
+
 def write_all(items: Sequence[Item]) -> None:
     """Write every file beside its place, then rename all; on any failure nothing is left behind.
 
-    A writer may make further files beside the one it is given (ONNX external data): they move with it.
+    A writer may make further files beside the one it is given (ONNX external data, named by `side_name`).  They are put in
+    their places first, under names that only the same content can have, so that the one rename of the file itself makes the
+    whole visible; those of the file that it takes the place of go after that.
 
     Raises:
-        OutputError: a folder that cannot be written to, a full disk.
+        OutputError: a folder that cannot be written to, a full disk, another file of the name of one beside.
     """
     with ExitStack() as stack:
         staged = [(item, Path(stack.enter_context(_scratch(item.path.parent.resolve())))) for item in items]
-        moves = list[tuple[Path, Path]]()
         for item, folder in staged:
             _write(item, folder)
-            target = item.path.resolve()
-            made = sorted(folder.iterdir(), key=lambda p: p.name == item.path.name)
-            moves += [(p, target if p.name == item.path.name else target.parent / p.name) for p in made]
-        for source, target in moves:
-            try:
-                os.replace(source, target)
-            except OSError as error:
-                raise _refused(target, error) from error
+        placed = list[Path]()
+        try:
+            for item, folder in staged:
+                target = item.path.resolve()
+                for side in sorted(p for p in folder.iterdir() if p.name != item.path.name):
+                    placed += _placed(side, target.parent / side.name)
+            for item, folder in staged:
+                _replace(folder / item.path.name, item.path.resolve())
+                placed = [p for p in placed if not p.name.startswith(f"{item.path.name}.")]
+        except BaseException:
+            for path in placed:
+                path.unlink(missing_ok=True)
+            raise
+        for item, _ in staged:
+            _retire(item.path.resolve())
+
+
+def _replace(source: Path, target: Path) -> None:
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        raise _refused(target, error) from error
+
+
+def _placed(source: Path, target: Path) -> list[Path]:
+    """A file beside another one, put in its place; nothing where it is there already."""
+    if os.path.lexists(target):
+        if target.is_file() and not target.is_symlink() and filecmp.cmp(source, target, shallow=False):
+            return []
+        raise OutputError(f"{target} is in the way, and is not what would be written there: move it, or choose another name")
+    _replace(source, target)
+    return [target]
+
+
+def _retire(target: Path) -> None:
+    """Remove what lay beside an earlier file of this name: only what such a writer made, and no model in the folder names."""
+    for path in target.parent.glob(f"{glob.escape(target.name)}.*.data"):
+        digest = path.name[len(target.name) + 1 : -len(".data")]
+        with suppress(OSError):
+            if len(digest) == DIGITS and path.is_file() and _digest(path)[:DIGITS] == digest and not _named(path):
+                path.unlink()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _named(path: Path) -> bool:
+    """Whether some model in its folder has the name of the file in it."""
+    name = os.fsencode(path.name)
+    for model in path.parent.glob("*.onnx"):
+        if model.is_file() and model.stat().st_size:
+            with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                if content.find(name) >= 0:
+                    return True
+    return False
 
 
 def _scratch(folder: Path) -> Scratch:

@@ -99,7 +99,7 @@ class OnnxFormat:
         return native.proto() if isinstance(native, OnnxModel) else native
 
     def save(self, native: Any, path: Path) -> None:
-        """Write to exactly `path`; where the weights pass 2 GiB, or came as external data, they go to PATH.data."""
+        """Write to exactly `path`; where the weights pass 2 GiB, or came as external data, they go to a file beside it."""
         save_model(_held(native), path)
 
     def run(self, native: Any, inputs: Arrays) -> dict[str, NDArray[Any]]:

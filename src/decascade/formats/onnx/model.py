@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from decascade.formats.onnx.calls import check_calls
 from decascade.formats.onnx.definitions import check_definitions
 from decascade.formats.onnx.external import Externals, external_tensors, plain_dtype, put_raw, tensor_bytes
 from decascade.formats.onnx.tensors import array_of, check_tensors
+from decascade.output import side_name
 
 AnyArray = NDArray[Any]
 INLINE_BYTES = 1024
@@ -263,7 +265,8 @@ def _varint(value: int) -> bytes:
 
 
 def save_model(model: OnnxModel, path: Path) -> None:
-    """Write to exactly `path`; with the weights in PATH.data beside it if the model came so or passes 2 GiB."""
+    """Write to exactly `path`; with the weights in a file beside it if the model came so or passes 2 GiB.  That file has a
+    digest of what it holds in its name (`output.side_name`): no two contents have one name, so that none is written over."""
     if not model.external and model.nbytes < _MAX_MESSAGE:
         with path.open("wb") as file:
             file.writelines(chunks(model))
@@ -271,17 +274,27 @@ def save_model(model: OnnxModel, path: Path) -> None:
     onnx: Any = import_module("onnx")
     shell = onnx.ModelProto()
     shell.CopyFrom(model.shell)
-    data = path.with_name(path.name + ".data")
-    with data.open("wb") as file:
+    part, digest = path.with_name(path.name + ".part"), sha256()
+    spans = dict[str, tuple[int, int]]()
+    with part.open("wb") as file:
         for tensor in shell.graph.initializer:
             array = model.weights.get(tensor.name)
             if array is None:
                 continue
-            file.write(b"\0" * (-file.tell() % 4096))  # page-aligned, so that readers can map it
-            entries = {"location": data.name, "offset": str(file.tell()), "length": str(array.nbytes)}
+            for piece in (b"\0" * (-file.tell() % 4096), _raw_view(array)):  # page-aligned, so that readers can map it
+                spans[tensor.name] = (file.tell(), array.nbytes)
+                digest.update(piece)
+                file.write(piece)
+    data = path.with_name(side_name(path.name, digest.hexdigest()))
+    if spans:
+        part.rename(data)
+    else:
+        part.unlink()
+    for tensor in shell.graph.initializer:
+        if tensor.name in spans:
+            offset, length = spans[tensor.name]
             tensor.data_location = onnx.TensorProto.EXTERNAL
-            for key, value in entries.items():
+            for key, value in {"location": data.name, "offset": str(offset), "length": str(length)}.items():
                 entry = tensor.external_data.add()
                 entry.key, entry.value = key, value
-            file.write(_raw_view(array))
     path.write_bytes(shell.SerializeToString())
