@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cascades import Options, cascades
 from decascade.algebra.conv import Conv, ConvTranspose
 from decascade.compression.receptive_field import Reach, reach_of
-from decascade.compression.segments import LAYERS, Segment, find_segments
+from decascade.compression.segments import Segment, find_segments
 from decascade.ir.graph import Graph, Node, Tensor
 from decascade.ir.interpret import run
 from decascade.ir.ops import (
@@ -31,6 +31,7 @@ from decascade.ir.ops import (
     Slice,
     Upsample,
 )
+from decascade.ir.ops.traits import layer_of
 from decascade.ir.shapes import infer_graph
 from laws import Net
 
@@ -90,7 +91,7 @@ def all_segments(graph: Graph, span: int) -> list[Segment]:
             continue
         for exit_, producer in graph.producer.items():
             nodes = None if isinstance(producer.op, Activation) else by_definition(graph, entry, exit_)
-            if nodes and 1 <= sum(isinstance(ops[name], LAYERS) for name in nodes) <= span:
+            if nodes and 1 <= sum(layer_of(ops[name]) is not None for name in nodes) <= span:
                 found.append(Segment(entry, exit_, nodes))
     return found
 
@@ -101,7 +102,7 @@ def test_segments_are_those_of_the_definition(graph, span):
     expected, found = all_segments(graph, span), find_segments(graph, span)
     assert len(set(found)) == len(found)
     assert set(found) <= set(expected)
-    if 2 * span >= sum(isinstance(node.op, LAYERS) for node in graph.nodes):  # growth is not cut short
+    if 2 * span >= sum(layer_of(node.op) is not None for node in graph.nodes):  # growth is not cut short
         assert set(found) == set(expected)
     place = {name: i for i, name in enumerate((*graph.inputs, *(n for node in graph.nodes for n in node.outputs)))}
     order = [(place[s.entry], place[s.exit]) for s in found]

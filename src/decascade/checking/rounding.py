@@ -250,8 +250,9 @@ def _noise(op: Op, arrays: list[NDArray[Any]], result: NDArray[Any], least: floa
 
 
 def _of_weights(op: Op, arrays: list[NDArray[Any]], least: float) -> NDArray[Any] | None:
-    """λ·Σ max(|w|, floor)·|x|: what errors of stored weights are in units of u; None where none are stored."""
-    if not is_linear(op) or not weights(op):
+    """λ·Σ max(|w|, floor)·|x|: what errors of stored weights are in units of u; None where none are stored, or where
+    no rule says how they are added up."""
+    if op not in SUMS or not is_linear(op) or not weights(op):
         return None
     size = LAMBDA * magnitudes(at_least(op, least), [np.abs(a) for a in arrays])
     return np.where(np.isfinite(size), size, 0.0)
