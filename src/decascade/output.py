@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import errno
 import filecmp
-import glob
-import hashlib
-import mmap
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +72,8 @@ def write_all(items: Sequence[Item]) -> None:
 
     A writer may make further files beside the one it is given (ONNX external data, named by `side_name`).  They are put in
     their places first, under names that only the same content can have, so that the one rename of the file itself makes the
-    whole visible; those of the file that it takes the place of go after that.
+    whole visible.  They are never removed: neither those of an earlier file, which any model anywhere may read, nor, where
+    the rename fails, the new ones, since whether it failed cannot be told for sure after an interrupt.
 
     Raises:
         OutputError: a folder that cannot be written to, a full disk, another file of the name of one beside.
@@ -84,21 +82,12 @@ def write_all(items: Sequence[Item]) -> None:
         staged = [(item, Path(stack.enter_context(_scratch(item.path.parent.resolve())))) for item in items]
         for item, folder in staged:
             _write(item, folder)
-        placed = list[Path]()
-        try:
-            for item, folder in staged:
-                target = item.path.resolve()
-                for side in sorted(p for p in folder.iterdir() if p.name != item.path.name):
-                    placed += _placed(side, target.parent / side.name)
-            for item, folder in staged:
-                _replace(folder / item.path.name, item.path.resolve())
-                placed = [p for p in placed if not p.name.startswith(f"{item.path.name}.")]
-        except BaseException:
-            for path in placed:
-                path.unlink(missing_ok=True)
-            raise
-        for item, _ in staged:
-            _retire(item.path.resolve())
+        for item, folder in staged:
+            target = item.path.resolve()
+            for side in sorted(p for p in folder.iterdir() if p.name != item.path.name):
+                _placed(side, target.parent / side.name)
+        for item, folder in staged:
+            _replace(folder / item.path.name, item.path.resolve())
 
 
 def _replace(source: Path, target: Path) -> None:
@@ -108,39 +97,13 @@ def _replace(source: Path, target: Path) -> None:
         raise _refused(target, error) from error
 
 
-def _placed(source: Path, target: Path) -> list[Path]:
+def _placed(source: Path, target: Path) -> None:
     """A file beside another one, put in its place; nothing where it is there already."""
     if os.path.lexists(target):
         if target.is_file() and not target.is_symlink() and filecmp.cmp(source, target, shallow=False):
-            return []
+            return
         raise OutputError(f"{target} is in the way, and is not what would be written there: move it, or choose another name")
     _replace(source, target)
-    return [target]
-
-
-def _retire(target: Path) -> None:
-    """Remove what lay beside an earlier file of this name: only what such a writer made, and no model in the folder names."""
-    for path in target.parent.glob(f"{glob.escape(target.name)}.*.data"):
-        digest = path.name[len(target.name) + 1 : -len(".data")]
-        with suppress(OSError):
-            if len(digest) == DIGITS and path.is_file() and _digest(path)[:DIGITS] == digest and not _named(path):
-                path.unlink()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _named(path: Path) -> bool:
-    """Whether some model in its folder has the name of the file in it."""
-    name = os.fsencode(path.name)
-    for model in path.parent.glob("*.onnx"):
-        if model.is_file() and model.stat().st_size:
-            with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                if content.find(name) >= 0:
-                    return True
-    return False
 
 
 def _scratch(folder: Path) -> Scratch:
