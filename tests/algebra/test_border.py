@@ -57,6 +57,22 @@ def test_chains_are_exact_at_every_position_of_every_class(drawn):
     assert_kind_is_true(border, x, y, rounding(layers, x))
 
 
+def test_what_a_position_in_the_middle_of_a_class_reads_past_a_map_is_seen():
+    """All positions read the padding alone, the middle one where the composed kernel would read the entry."""
+    layers = [Conv([[[1.0]]]), Conv([[[2.0, 3.0]]], padding=[(1, 0)]), Conv([[[1.0]]], stride=2, padding=[(1, 3)])]
+    x = np.ones((1, 1, 1))
+    border, y = find_border(chain(layers, (1,))), in_sequence(layers, x)
+    assert not y.any()
+    assert border.single or border.kind == "ring"
+    assert_every_class_is_exact(border, x, y, 0.0)
+    wide = [Conv(np.asarray(layer.weight)[:, :, None], None, (1, *layer.stride), 1, [(0, i % 2), *layer.padding])
+            for i, layer in enumerate(layers)]
+    x = np.ones((1, 1, 1, 1))
+    border, y = find_border(chain(wide, (1, 1))), in_sequence(wide, x)
+    assert_every_class_is_exact(border, x, y, 0.0)
+    assert_kind_is_true(border, x, y, 0.0)
+
+
 def lowered(graph: Graph) -> Program:
     program = lower(graph, graph.nodes, "x", "y")
     assert isinstance(program, Program), program

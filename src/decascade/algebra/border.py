@@ -220,7 +220,7 @@ def _axis_classes(program: Program, spans: Spans, axis: int) -> tuple[AxisClass,
         reach = _on_entry(int(here.lo[start]), int(here.hi[start]), stride[program.entry], start, stop - 1, entry)
         off = [
             _on_entry(lo - stride[program.entry] * p, hi - stride[program.entry] * p, stride[program.entry], p, p, entry)
-            for p in (start, stop - 1) for lo, hi in outside[p]
+            for p in range(start, stop) for lo, hi in outside[p]
         ]
         off = [o for o in off if o[0] <= o[1]]
         hull = (min(o[0] for o in off), max(o[1] for o in off)) if off else None

@@ -136,7 +136,7 @@ def _channels(graph: Graph, target: Target, names: Names) -> _Step | None:
     pruned = prune(graph, names)
     if pruned.graph is graph:
         return None
-    why = f"{pruned.channels} channels leave: constant, read by nobody, or a multiple of another one"
+    why = f"{pruned.channels} channels removed: constant, never read, or a multiple of another channel"
     changed = [*pruned.home.values(), *pruned.gone]
     return _Step(pruned.graph, pruned.home, {n.name: why for n in changed}, context=True)
 
