@@ -11,7 +11,7 @@ from bounds.nets import chain, conv, random_net
 from bounds.sampling import ascents, corners, in_numpy, outside, pictures, proved, uniform
 from decascade.bounds import interval, regimes
 from decascade.bounds.prove import unroll
-from decascade.ir.ops import Activation
+from decascade.ir.ops import Activation, Conv, Dense
 
 RELU = Activation("relu")
 
@@ -69,7 +69,8 @@ def broken_intervals(monkeypatch):
         middle, half = (found.lo + found.hi) / 2, 0.2 * (found.hi - found.lo)
         return interval.Bounds(middle - half, middle + half, found.slack)
 
-    monkeypatch.setattr(interval, "_weighted", wrong)
+    for kind in (Conv, Dense):
+        monkeypatch.setitem(interval.INTERVALS.rules, kind, wrong)
 
 
 def broken_programs(monkeypatch):

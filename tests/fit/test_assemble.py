@@ -81,7 +81,11 @@ def test_names_that_are_taken_are_not_used_again():
     student = assemble.put_in(graph, candidates.Fitted(one, one.student.fit(moments)))
     check(student)
     assert {"y_student/0", "y_student'"} <= {n.name for n in student.nodes}
-    assert sum(n.name.startswith("y_student''") for n in student.nodes) >= 1
+    given = {n.name for n in graph.nodes}
+    made = [n.name for n in student.nodes if n.name not in given]
+    assert made
+    assert len({n.name for n in student.nodes}) == len(student.nodes)
+    assert not {o for n in student.nodes for o in n.outputs if n.name in made} & (graph.tensors.keys() - {"y"})
 
 
 def test_later_students_make_up_for_earlier_ones():

@@ -17,6 +17,7 @@ from decascade.compression.segments import Segment
 from decascade.cost import target_named
 from decascade.errors import UsageError
 from decascade.ir.names import Names
+from decascade.ir.ops import Activation
 from fit.sites import NETS, gathered, samples_for
 from laws import Net
 
@@ -188,7 +189,7 @@ def test_of_many_those_that_are_furthest_apart_in_cost_stay():
 def test_chains_that_mix_channels_are_not_narrowed():
     net = Net((4, 6))
     x = net.conv("x", 4, 1)
-    graph = net.graph(net.conv(net.emit(students.Activation("softmax", (1.0,)), x), 3, 1))
+    graph = net.graph(net.conv(net.emit(Activation("softmax", (1.0,)), x), 3, 1))
     site = students.site_of(graph, max(candidates.find_segments(graph, 3), key=lambda s: len(s.nodes)))
     assert list(hidden.Narrowed.propose(site)) == list(hidden.OneHidden.propose(site)) == []
 

@@ -391,7 +391,8 @@ def test_external_data_is_read_and_written_as_such(case: str, tmp_path: Path) ->
     FORMAT.save(made, out)
     FORMAT.save(FORMAT.write(document, document.graph), out.with_name("same.onnx"))
     names = [re.sub(r"[0-9a-f]{16}", "DIGEST", p.name) for p in sorted(out.parent.iterdir())]
-    assert sorted(names) == ["out.onnx", "out.onnx.DIGEST.data", "same.onnx", "same.onnx.DIGEST.data"]
+    # of the merged model no weight is large enough to lie outside
+    assert sorted(names) == ["out.onnx", "same.onnx", "same.onnx.DIGEST.data"]
     onnx.checker.check_model(out, full_check=True)
     same_function(proto, onnx.load(out))
     assert FORMAT.live(FORMAT.read(out.with_name("same.onnx")).native) == proto

@@ -36,7 +36,7 @@ class FloatType:
 def float_type(dtype: str) -> FloatType | None:
     """The properties of a type; None where it is not a floating-point type known here."""
     if dtype == "bfloat16":
-        return FloatType(2.0**-9, 2.0**-126, (2 - 2.0**-7) * 2.0**127, 2.0**-126)
+        return FloatType(2.0**-8, 2.0**-126, (2 - 2.0**-7) * 2.0**127, 2.0**-126)
     try:
         kind = np.dtype(dtype)
     except TypeError:
