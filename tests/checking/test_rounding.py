@@ -17,7 +17,7 @@ from decascade.ir.ops import Activation, Dense, Foreign, GlobalPool, Pool
 def test_unit_roundoff() -> None:
     assert unit("float32") == 2**-24
     assert unit("float16") == 2**-11
-    assert unit("bfloat16") == 2**-9
+    assert unit("bfloat16") == 2**-8
     assert unit("int64") == 0
 
 
