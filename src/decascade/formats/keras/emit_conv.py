@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from decascade.algebra.conv import Array, Conv, ConvTranspose, Pads
 from decascade.errors import GraphError
 from decascade.formats.keras.base import same_pads
+from decascade.formats.keras.emitter import Emitter
 from decascade.ir.ops import Affine
-
-if TYPE_CHECKING:
-    from decascade.formats.keras.emit import Emitter
 
 
 def dilated(weight: Array, dilation: Sequence[int]) -> Array:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +12,8 @@ from decascade.algebra.conv import Conv, crop_or_pad
 from decascade.errors import GraphError
 from decascade.formats.keras import emit_conv as conv
 from decascade.formats.keras.base import copies_the_edge, to_native
+from decascade.formats.keras.emitter import Emitter, as_width
 from decascade.ir.ops import Flatten, Pad, Pool, Slice
-
-if TYPE_CHECKING:
-    from decascade.formats.keras.emit import Emitter
 
 _LEAST = {"float16": -65504.0}
 
@@ -132,26 +129,7 @@ def repeat(to: Emitter, factor: tuple[int, ...], x: Any) -> Any:
     times = prod(factor)
     if to.layout == "channels_last":
         return to.put("UpSampling1D", x, size=times)
-    return _as_width(to, x, "", lambda y: to.put("UpSampling2D", y, name="repeat", size=(1, times), ordered=True))
-
-
-def along_one_axis(to: Emitter, x: Any, crop: tuple[int, int], frame: tuple[int, int], name: str) -> Any:
-    """1-D cropping and padding of a channels-first map."""
-
-    def sides(y: Any) -> Any:
-        if any(crop):
-            y = to.put("Cropping2D", y, name="crop", cropping=((0, 0), crop), ordered=True)
-        return to.put("ZeroPadding2D", y, name="zeros", padding=((0, 0), frame), ordered=True) if any(frame) else y
-
-    return _as_width(to, x, name, sides)
-
-
-def _as_width(to: Emitter, x: Any, name: str, change: Callable[[Any], Any]) -> Any:
-    """A 1-D channels-first map as the width of a 2-D one of height 1: some 1-D layers know channels-last alone."""
-    channels, length = to.channels(x), x.shape[2]
-    y = change(to.put("Reshape", x, name="view", target_shape=(channels, 1, -1 if length is None else length)))
-    length = y.shape[3]
-    return to.put("Reshape", y, name=name, target_shape=(channels, -1 if length is None else length))
+    return as_width(to, x, "", lambda y: to.put("UpSampling2D", y, name="repeat", size=(1, times), ordered=True))
 
 
 def pool(to: Emitter, op: Pool, x: Any) -> Any:

@@ -15,7 +15,8 @@ from typing import Any, cast
 from decascade.errors import FormatError
 from decascade.formats.base import Document
 from decascade.formats.keras.base import body, class_of, keras, output_names
-from decascade.formats.keras.emit import Emitter
+from decascade.formats.keras.emit import emit
+from decascade.formats.keras.emitter import Emitter
 from decascade.formats.keras.graph import Scope
 from decascade.formats.keras.plan import Item, Kept, Made, Plan, make_plan, written
 from decascade.formats.keras.read import Part, Read
@@ -151,7 +152,7 @@ class _Builder:
         emitter = Emitter(level, self.read.layout, self._dtype(node.outputs[0]), self._name(item, part, level, scope))
         given = [level.tensors[name] for name in node.inputs]
         same = part is not None and node.op is self.operations[node.name]
-        level.tensors[node.output] = emitter.emit(node, given, part.function if part and same else None)
+        level.tensors[node.output] = emit(emitter, node, given, part.function if part and same else None)
 
     def _name(self, item: Made, part: Part | None, level: Level, scope: Scope) -> str:
         """What writes an output of the model takes the name of the layer that did, if that is free."""
